@@ -1,0 +1,120 @@
+"""The composition root: settings in, an ASGI application out.
+
+Run it with ``uvicorn --factory gateway.app:create_app``, or with everything around it by ``tenkaigen up``.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from gateway import errors, images, logs
+from gateway.auth import Authenticator
+from gateway.config import Settings
+from gateway.db import Database
+from gateway.events import EventHub
+from gateway.gpu import GpuClient
+from gateway.http import Intake
+from gateway.images import Images
+from gateway.jobs import routes as jobs_routes
+from gateway.jobs.callbacks import Callbacks
+from gateway.jobs.lifecycle import ClaimedJob
+from gateway.jobs.rendering import Renderer
+from gateway.jobs.repository import Jobs
+from gateway.jobs.service import JobService
+from gateway.jobs.steps import Steps
+from gateway.storage import LocalBucket
+from gateway.worker import Worker, new_name
+
+log = structlog.get_logger()
+
+DESIGNS = "generated-designs"
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The gateway for these settings, or for those of the environment."""
+    settings = (settings or Settings()).require()
+    logs.configure(settings.log_level)
+    app = FastAPI(title="Tenkaigen", version="0.1.0", lifespan=_lifespan, redirect_slashes=False)
+    app.state.settings = settings
+    errors.install(app)
+    app.add_middleware(Intake)
+    app.include_router(jobs_routes.router)
+    app.include_router(jobs_routes.callback_router)
+    app.include_router(images.router)
+    app.include_router(images.open_router)
+    app.add_api_route("/healthz", healthz, tags=["operations"])
+    app.add_api_route("/readyz", readyz, tags=["operations"])
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    name = new_name()
+    bucket = LocalBucket(
+        settings.data / "buckets",
+        name=DESIGNS,
+        signing_key=settings.url_signing_key.get_secret_value(),
+        base_url=settings.public_url,
+    )
+    async with AsyncExitStack() as stack:
+        db = await stack.enter_async_context(Database(settings))
+        gpu = await stack.enter_async_context(GpuClient(settings))
+        hub = await stack.enter_async_context(EventHub(db))
+        jobs = Jobs(db)
+        steps = Steps(jobs, gpu, bucket, settings, name)
+        worker = await stack.enter_async_context(Worker(name, jobs, steps, hub, settings))
+
+        async def on_callback(job: ClaimedJob | None) -> None:
+            hub.hint()
+            if job is not None:
+                worker.settle(job)
+
+        app.state.db, app.state.gpu, app.state.bucket = db, gpu, bucket
+        app.state.authenticator = Authenticator(db)
+        app.state.callbacks = Callbacks(jobs, settings, name)
+        app.state.on_callback = on_callback
+        app.state.renderer = Renderer(settings.public_url, bucket)
+        app.state.images = Images(db, bucket)
+        app.state.jobs = JobService(
+            jobs, gpu, hub, settings, on_created=worker.wake, on_canceled=worker.sweep
+        )
+        yield
+
+
+async def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+async def readyz(request: Request) -> JSONResponse:
+    """Whether database, bucket and GPU service answer, each by name."""
+    checks = {"database": _database, "bucket": _bucket, "gpu_service": _gpu_service}
+    found = {name: await _tried(check, request.app) for name, check in checks.items()}
+    ready = all(state == "ok" for state in found.values())
+    return JSONResponse({"status": "ok" if ready else "unavailable", "checks": found}, 200 if ready else 503)
+
+
+async def _tried(check: Any, app: FastAPI) -> str:
+    try:
+        await check(app)
+    except Exception as error:
+        log.warning("not_ready", check=check.__name__, error=str(error))
+        return f"failed: {type(error).__name__}"
+    return "ok"
+
+
+async def _database(app: FastAPI) -> None:
+    await app.state.db.one("select 1 as one", {})
+
+
+async def _bucket(app: FastAPI) -> None:
+    await app.state.bucket.check()
+
+
+async def _gpu_service(app: FastAPI) -> None:
+    await app.state.gpu.healthy()

@@ -1,0 +1,77 @@
+"""``tenkaigen``: start everything, draw a picture, make keys, migrate."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway import client, up
+from gateway.config import ConfigurationError
+from gateway.embedded import add_key
+from gateway.migrate import migrate as apply_migrations
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+keys = typer.Typer(no_args_is_help=True, help="API keys.")
+app.add_typer(keys, name="keys")
+
+Data = Annotated[Path, typer.Option(help="Folder of the database, the bucket and the keys.", envvar="DATA")]
+Port = Annotated[int, typer.Option(min=1, max=65535, envvar="PORT", help="Port of the gateway.")]
+
+
+@app.command("up")
+def up_command(data: Data = Path(".data"), port: Port = 8000) -> None:
+    """Start Postgres, the GPU service and the gateway on this machine, and draw a first picture."""
+    up.run(data, port)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where the picture goes.")] = Path("out.png"),
+    style: Annotated[str | None, typer.Option(help="A house style, by id or name.")] = None,
+    model: Annotated[str, typer.Option(help="A model of the catalogue.")] = "auto",
+    size: Annotated[str, typer.Option(help="A named size or WxH.")] = "square",
+    seed: Annotated[int | None, typer.Option(help="The same seed draws the same picture.")] = None,
+    url: Annotated[str, typer.Option(help="The gateway.", envvar="TENKAIGEN_URL")] = "",
+    key: Annotated[
+        str, typer.Option(help="An API key; default: the data folder's.", envvar="TENKAIGEN_KEY")
+    ] = "",
+    data: Data = Path(".data"),
+    port: Port = 8000,
+) -> None:
+    """Draw one picture through a running gateway, with a progress bar; prints seconds and cost."""
+    body = {"prompt": prompt, "style": style, "model": model, "size": size, "seed": seed}
+    key = key or up.dev_key(data)
+    client.generate(
+        url or f"http://127.0.0.1:{port}", key, {k: v for k, v in body.items() if v is not None}, out
+    )
+
+
+@keys.command("create")
+def create_key(
+    user: Annotated[str, typer.Option(help="E-mail address of the key's owner.")],
+    scope: Annotated[list[str] | None, typer.Option(help="generate, read or admin; may be repeated.")] = None,
+    data: Data = Path(".data"),
+) -> None:
+    """Make an API key and print it. It is shown this once."""
+    scopes = scope or ["generate", "read"]
+    with up.admin_url(data) as url:
+        print(add_key(url, user, scopes)[1])
+
+
+@app.command()
+def migrate(data: Data = Path(".data")) -> None:
+    """Bring the database up to date."""
+    with up.admin_url(data) as url:
+        applied = apply_migrations(url)
+    print("\n".join(applied) if applied else "Nothing to do: the database is up to date.")
+
+
+def main() -> None:
+    """The console script: an expected error is one clear line and exit status 1."""
+    try:
+        app()
+    except ConfigurationError as error:
+        print(f"tenkaigen: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

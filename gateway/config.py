@@ -1,0 +1,94 @@
+"""Settings, each from one environment variable of the same name in capitals (see .env.example)."""
+
+import ipaddress
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ConfigurationError(Exception):
+    """A setting is missing or contradicts another; the message names it and says what to do."""
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    site_url: str = ""
+    data: Path = Path(".data")
+
+    database_url: SecretStr = SecretStr("")
+    database_pool_size: int = 8
+
+    modal_generate_endpoint: str = ""
+    modal_key: SecretStr = SecretStr("")
+    modal_secret: SecretStr = SecretStr("")
+    gpu_token: SecretStr = SecretStr("")
+
+    webhook_secret: SecretStr = SecretStr("")
+    webhook_secret_previous: SecretStr = SecretStr("")
+    url_signing_key: SecretStr = SecretStr("")
+
+    default_model: str = "tiny-qwen"
+    default_visibility: str = "public"
+
+    jobs_in_flight: int = 64
+    jobs_in_flight_per_user: int = 32
+    lease_seconds: float = 15.0
+    webhook_patience_seconds: float = 5.0
+    worker_interval_seconds: float = 0.5
+    worker: bool = True
+    log_level: str = "info"
+
+    def require(self) -> "Settings":
+        """These settings, once nothing that a gateway needs is missing; else ConfigurationError."""
+        needed = ("database_url", "modal_generate_endpoint", "webhook_secret", "url_signing_key")
+        missing = [name.upper() for name in needed if not _text(getattr(self, name))]
+        if missing:
+            raise ConfigurationError(
+                f"{', '.join(missing)} not configured. Set it in the environment or in .env "
+                "(.env.example says what each is), or run `tenkaigen up`, which needs none."
+            )
+        if not _is_loopback(self.host) and not self.site_url:
+            raise ConfigurationError(
+                "SITE_URL not configured: the address under which others reach this gateway."
+            )
+        return self
+
+    @property
+    def public_url(self) -> str:
+        """Where users reach the gateway, without a trailing slash."""
+        return (self.site_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+    @property
+    def service_database_url(self) -> str:
+        """The same database for the login ``gateway_service``: the role name with ``_service`` behind it.
+
+        A pooler's user name ``gateway.<project>`` becomes ``gateway_service.<project>``.
+        """
+        return login_as(self.database_url.get_secret_value(), "gateway_service")
+
+
+def login_as(database_url: str, role: str) -> str:
+    """``database_url`` with another login role and all else kept."""
+    parts = urlsplit(database_url)
+    credentials, at, host = parts.netloc.rpartition("@")
+    user, colon, password = credentials.partition(":")
+    project = user.partition(".")[1:]
+    return urlunsplit(parts._replace(netloc=f"{role}{''.join(project)}{colon}{password}{at or '@'}{host}"))
+
+
+def _text(value: str | SecretStr) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,84 @@
+"""Postgres, straight: one connection to serve a user, another to move jobs.
+
+``as_user`` becomes the signed-in user for one transaction, so row-level security always applies.
+``as_service`` says out loud that it does not: it logs in as ``gateway_service``, whose rights are its
+own grants and policies.  Both logins are NOBYPASSRLS, and ``gateway`` is NOINHERIT: a forgotten
+``set_config`` reads nothing.
+
+Connections never prepare statements (``prepare_threshold=None``), so a transaction pooler may stand
+in between.
+"""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool
+
+from gateway.auth import Principal
+from gateway.config import Settings
+
+Connection = psycopg.AsyncConnection[DictRow]
+
+BECOME_USER = """
+select set_config('role', 'authenticated', true), set_config('request.jwt.claims', %s, true)
+"""
+
+
+class Database:
+    """Two pools over one database. ``async with Database(settings) as db: ...``"""
+
+    def __init__(self, settings: Settings) -> None:
+        self._users = _pool(settings.database_url.get_secret_value(), settings.database_pool_size)
+        self._service = _pool(settings.service_database_url, settings.database_pool_size)
+
+    async def __aenter__(self) -> "Database":
+        await self._users.open(wait=True, timeout=15)
+        await self._service.open(wait=True, timeout=15)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._users.close()
+        await self._service.close()
+
+    @asynccontextmanager
+    async def as_user(self, principal: Principal) -> AsyncIterator[Connection]:
+        """One transaction as the caller; sees what the caller's policies show."""
+        async with self._users.connection() as connection, connection.transaction():
+            await connection.execute(BECOME_USER, (json.dumps(principal.claims),))
+            yield connection
+
+    @asynccontextmanager
+    async def as_service(self) -> AsyncIterator[Connection]:
+        """A connection in autocommit: every statement is a transaction of its own."""
+        async with self._service.connection() as connection:
+            yield connection
+
+    async def one(self, sql: str, parameters: dict[str, Any]) -> DictRow | None:
+        """The first row of one statement of the service, or None."""
+        async with self.as_service() as connection:
+            return await (await connection.execute(sql.encode(), parameters)).fetchone()
+
+    async def all(self, sql: str, parameters: dict[str, Any]) -> list[DictRow]:
+        """All rows of one statement of the service."""
+        async with self.as_service() as connection:
+            return await (await connection.execute(sql.encode(), parameters)).fetchall()
+
+    async def do(self, sql: str, parameters: dict[str, Any]) -> int:
+        """Rows touched by one statement of the service."""
+        async with self.as_service() as connection:
+            return (await connection.execute(sql.encode(), parameters)).rowcount
+
+
+def _pool(database_url: str, size: int) -> AsyncConnectionPool[Connection]:
+    return AsyncConnectionPool(
+        database_url,
+        connection_class=psycopg.AsyncConnection[DictRow],
+        min_size=min(2, size),
+        max_size=size,
+        open=False,
+        kwargs={"autocommit": True, "prepare_threshold": None, "row_factory": dict_row},
+    )

@@ -1,0 +1,194 @@
+"""Errors a caller can act on, as application/problem+json (RFC 9457).
+
+``ApiError`` and its kin carry a stable ``code``.  The same facts stand once more under ``error``,
+where OpenAI's SDKs look for them.
+
+    ApiError
+    ├── Unauthenticated     401  no credential, or one that is not valid
+    ├── Forbidden           403  a valid caller without the right
+    ├── NotFound            404  not there, or somebody else's: the same answer
+    ├── BadRequest          400  a broken precondition
+    ├── Conflict            409
+    ├── PayloadTooLarge     413
+    ├── UnsupportedMedia    415
+    ├── Malformed           422  the input itself is wrong
+    └── Unavailable         503  try again
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import psycopg
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from psycopg_pool import PoolTimeout
+from starlette.exceptions import HTTPException
+
+log = structlog.get_logger()
+
+PROBLEM_JSON = "application/problem+json"
+
+
+class ApiError(Exception):
+    """One problem: what happened, what the caller can do, and a code that never changes."""
+
+    status = 500
+    code = "internal_error"
+    retryable = False
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        errors: list[dict[str, str]] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.code = code or self.code
+        self.param = param
+        self.headers = dict(headers or {})
+        self.errors = errors
+
+
+class Unauthenticated(ApiError):
+    status, code = 401, "unauthenticated"
+
+    def __init__(self, detail: str = "Authentication required", **kwargs: Any) -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": "Bearer"}, **kwargs)
+
+
+class Forbidden(ApiError):
+    status, code = 403, "forbidden"
+
+
+class NotFound(ApiError):
+    status, code = 404, "not_found"
+
+
+class BadRequest(ApiError):
+    status, code = 400, "invalid_request"
+
+
+class Conflict(ApiError):
+    status, code = 409, "conflict"
+
+
+class PayloadTooLarge(ApiError):
+    status, code = 413, "payload_too_large"
+
+
+class UnsupportedMedia(ApiError):
+    status, code = 415, "unsupported_media_type"
+
+
+class Malformed(ApiError):
+    status, code = 422, "validation_failed"
+
+
+class Unavailable(ApiError):
+    status, code, retryable = 503, "unavailable", True
+
+
+_CODE_OF_STATUS = {
+    400: "invalid_request",
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "payload_too_large",
+    415: "unsupported_media_type",
+}
+_OPENAI_TYPE_OF_STATUS = {
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+}
+
+
+def problem(request: Request, error: ApiError) -> JSONResponse:
+    """The answer to one error."""
+    openai_type = _OPENAI_TYPE_OF_STATUS.get(
+        error.status, "invalid_request_error" if error.status < 500 else "server_error"
+    )
+    body: dict[str, Any] = {
+        "type": f"urn:tenkaigen:problem:{error.code}",
+        "title": HTTPStatus(error.status).phrase,
+        "status": error.status,
+        "detail": error.detail,
+        "instance": request.url.path,
+        "code": error.code,
+        "request_id": getattr(request.state, "request_id", None),
+        "retryable": error.retryable,
+        "error": {"message": error.detail, "type": openai_type, "param": error.param, "code": error.code},
+    }
+    if error.errors is not None:
+        body["errors"] = error.errors
+    headers = {**error.headers, "x-request-id": body["request_id"] or ""}
+    return JSONResponse(body, error.status, headers=headers, media_type=PROBLEM_JSON)
+
+
+def install(app: FastAPI) -> None:
+    """Every error of ``app`` leaves as a problem."""
+
+    @app.exception_handler(ApiError)
+    async def known(request: Request, error: ApiError) -> JSONResponse:
+        return problem(request, error)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+        return problem(request, _from_validation(error))
+
+    @app.exception_handler(psycopg.DataError)
+    async def unstorable(request: Request, error: psycopg.DataError) -> JSONResponse:
+        return problem(request, Malformed("A value cannot be stored; text must not contain NUL characters."))
+
+    @app.exception_handler(psycopg.OperationalError)
+    @app.exception_handler(PoolTimeout)
+    async def database_down(request: Request, error: Exception) -> JSONResponse:
+        log.warning("database_unavailable", error=str(error))
+        gone = Unavailable(
+            "The database does not answer; nothing was lost.",
+            code="database_unavailable",
+            headers={"Retry-After": "2"},
+        )
+        return problem(request, gone)
+
+    @app.exception_handler(HTTPException)
+    async def raised_by_framework(request: Request, error: HTTPException) -> JSONResponse:
+        translated = ApiError(
+            str(error.detail),
+            code=_CODE_OF_STATUS.get(error.status_code, "invalid_request"),
+            headers=error.headers,
+        )
+        translated.status = error.status_code
+        return problem(request, translated)
+
+    @app.exception_handler(Exception)
+    async def unknown(request: Request, error: Exception) -> JSONResponse:
+        log.error("unhandled_error", path=request.url.path, exc_info=error)
+        return problem(request, ApiError("Something broke on our side; the request id finds it in the log."))
+
+
+def _from_validation(error: RequestValidationError) -> ApiError:
+    found = [{"pointer": _pointer(e["loc"]), "detail": e["msg"]} for e in error.errors()]
+    if any(e["type"] == "json_invalid" for e in error.errors()):
+        return Malformed("The body is not valid JSON.", code="invalid_json", errors=found)
+    first = found[0] if found else {"pointer": "", "detail": "The request is malformed."}
+    param = first["pointer"].removeprefix("/").replace("/", ".") or None
+    where = f"{param}: " if param else ""
+    return Malformed(where + first["detail"], param=param, errors=found)
+
+
+def _pointer(location: tuple[int | str, ...]) -> str:
+    """JSON pointer of a validation error, without the 'body' that FastAPI puts in front."""
+    parts = location[1:] if location and location[0] in ("body", "query", "path", "header") else location
+    return "".join(f"/{part}" for part in parts)

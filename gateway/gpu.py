@@ -1,0 +1,170 @@
+"""Client of the GPU service. It does not know which of the two servers answers.
+
+GpuError
+├── GpuUnreachable   no answer, or one that says nothing: the same request may be sent again
+├── GpuBusy          503, with the seconds to wait
+├── GpuRefused       the service refuses this request; sending it again changes nothing
+└── CallUnknown      the service knows no such call: it died, or the result has expired
+"""
+
+import asyncio
+import time
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import ValidationError
+
+from gateway.config import Settings
+from modal_app import contract
+
+M = TypeVar("M", bound=contract.Message)
+
+TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+PICTURE_LIMIT_BYTES = 64 * 2**20
+MODELS_REMEMBERED_SECONDS = 30.0
+
+
+class GpuError(Exception):
+    pass
+
+
+class GpuUnreachable(GpuError):
+    pass
+
+
+class GpuBusy(GpuError):
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(f"busy, try again in {retry_after:g} s")
+        self.retry_after = retry_after
+
+
+class GpuRefused(GpuError):
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class CallUnknown(GpuError):
+    pass
+
+
+class GpuClient:
+    """One HTTP connection pool to the service. ``async with GpuClient(settings) as gpu: ...``"""
+
+    def __init__(self, settings: Settings, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=settings.modal_generate_endpoint,
+            headers=_credentials(settings),
+            timeout=TIMEOUT,
+            follow_redirects=False,
+            limits=httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=30),
+            transport=transport,
+        )
+        self._served: contract.ServedModels | None = None
+        self._ask_again_at = 0.0
+        self._asking = asyncio.Lock()
+
+    async def __aenter__(self) -> "GpuClient":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._http.aclose()
+
+    async def submit(self, key: str, task: str, request: dict[str, Any]) -> str:
+        """Ask for a run and return its call id; the same key always answers the same call."""
+        body = {"schema": contract.SCHEMA, "key": key, "task": task, "request": request}
+        answer = await self._send("POST", "/calls", json=body)
+        return _parsed(contract.CallAccepted, answer).call_id
+
+    async def call(self, call_id: str) -> contract.Call:
+        return _parsed(contract.Call, await self._send("GET", f"/calls/{call_id}"))
+
+    async def cancel(self, call_id: str) -> contract.Call:
+        return _parsed(contract.Call, await self._send("DELETE", f"/calls/{call_id}"))
+
+    async def picture(self, call_id: str, n: int) -> bytes:
+        """The bytes of the n-th picture, at most ``PICTURE_LIMIT_BYTES``."""
+        content = bytearray()
+        try:
+            async with self._http.stream("GET", f"/calls/{call_id}/images/{n}") as answer:
+                if answer.status_code != 200:
+                    await answer.aread()
+                    _raise_for(answer)
+                async for part in answer.aiter_bytes():
+                    content += part
+                    if len(content) > PICTURE_LIMIT_BYTES:
+                        raise GpuRefused(
+                            "picture_too_large", f"A picture exceeds {PICTURE_LIMIT_BYTES} bytes."
+                        )
+        except httpx.HTTPError as error:
+            raise GpuUnreachable(str(error) or type(error).__name__) from error
+        return bytes(content)
+
+    async def served(self) -> contract.ServedModels | None:
+        """What the service draws with, remembered for a while; None when it has never answered."""
+        async with self._asking:
+            if time.monotonic() >= self._ask_again_at:
+                self._ask_again_at = time.monotonic() + MODELS_REMEMBERED_SECONDS
+                try:
+                    answer = await self._send("GET", "/models", timeout=2.0)
+                    self._served = _parsed(contract.ServedModels, answer)
+                except GpuError:
+                    self._ask_again_at = time.monotonic() + 1.0
+            return self._served
+
+    async def healthy(self) -> None:
+        """Returns when the service answers; GpuError otherwise."""
+        await self._send("GET", "/healthz", timeout=2.0)
+
+    async def _send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        try:
+            answer = await self._http.request(method, path, **kwargs)
+        except httpx.HTTPError as error:
+            raise GpuUnreachable(str(error) or type(error).__name__) from error
+        if answer.is_success:
+            return answer
+        return _raise_for(answer)
+
+
+def _credentials(settings: Settings) -> dict[str, str]:
+    """Modal's proxy checks its own two headers; the local service a shared token."""
+    headers = {
+        "Modal-Key": settings.modal_key.get_secret_value(),
+        "Modal-Secret": settings.modal_secret.get_secret_value(),
+        "Authorization": f"Bearer {settings.gpu_token.get_secret_value()}",
+    }
+    return {name: value for name, value in headers.items() if value.removeprefix("Bearer ")}
+
+
+def _raise_for(answer: httpx.Response) -> httpx.Response:
+    """The error that an unsuccessful answer means."""
+    try:
+        facts = answer.json()
+    except ValueError:
+        facts = {}
+    facts = facts if isinstance(facts, dict) else {}
+    code, message = (
+        str(facts.get("code", f"http_{answer.status_code}")),
+        str(facts.get("detail", answer.text[:200])),
+    )
+    if answer.status_code == 404:
+        raise CallUnknown(message)
+    if answer.status_code == 503:
+        raise GpuBusy(_seconds(answer.headers.get("Retry-After")))
+    if answer.status_code in (400, 413, 422):
+        raise GpuRefused(code, message)
+    raise GpuUnreachable(f"{answer.status_code} {code}: {message}")
+
+
+def _seconds(retry_after: str | None) -> float:
+    try:
+        return min(60.0, max(0.1, float(retry_after or 1)))
+    except ValueError:
+        return 1.0
+
+
+def _parsed(kind: type[M], answer: httpx.Response) -> M:
+    try:
+        return kind.model_validate_json(answer.content)
+    except ValidationError as error:
+        raise GpuUnreachable(f"not an answer of the GPU service: {error.error_count()} errors") from error

@@ -1,0 +1,179 @@
+"""The state machine, as pure functions: a claimed row and what the world answered give the next move.
+
+    queued ──claim──▶ processing ──▶ completed
+      ▲                  │   └─────▶ failed
+      └──requeue─────────┘            canceled (from queued or processing)
+
+Inside ``processing`` the stage says more: ``loading`` (claimed or accepted), ``generating`` (denoising),
+``storing`` (the call has ended and is being settled).  Nothing here reads a clock or touches the outside:
+the worker carries a move out, and the repository's fence decides whether it still counts.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+from uuid import UUID, uuid5
+
+from modal_app.contract import ENDED, Call, PictureInfo
+
+TERMINAL = frozenset({"completed", "failed", "canceled"})
+"""Final: no job ever leaves one of these."""
+
+SUBMIT_BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0)
+"""Seconds between tries to hand a call over: about a minute, then ``submit_failed``."""
+STORE_BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 60.0)
+"""Seconds between tries to fetch and store pictures: three minutes, then ``storage_failed``."""
+POLL_GROWTH = (1, 2, 3)
+"""Multiples of the webhook patience between two questions about a late call; the last one repeats."""
+LOST_LIMIT = 3
+"""Attempts at a call that the GPU service loses before its first step; each is free of charge."""
+
+STUMBLE_LIMIT = 3
+
+_EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
+
+
+@dataclass(frozen=True)
+class ClaimedJob:
+    """What a step needs of a row it has leased."""
+
+    id: UUID
+    user_id: UUID
+    task: str
+    model: str
+    stage: str | None
+    version: int
+    seq: int
+    attempt: int
+    tries: int
+    step: int
+    call_id: str | None
+    call: Call | None
+    request: dict[str, Any]
+    """What the task is asked, in the words of ``contract``."""
+    visibility: str
+    expired: bool
+
+    @property
+    def key(self) -> str:
+        """Name of the GPU call: doing it twice says the same name."""
+        return f"{self.id}:{self.seq}:{self.attempt}"
+
+
+class Step(Enum):
+    """What to do next with a claimed job."""
+
+    EXPIRE = auto()
+    DISPATCH = auto()
+    ASK = auto()
+    SETTLE = auto()
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing new: look again in ``seconds``."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Requeue:
+    """Back to the queue after ``seconds``; ``lost`` starts a new attempt and frees the old one of charge."""
+
+    seconds: float
+    lost: bool = False
+
+
+@dataclass(frozen=True)
+class Settle:
+    """The call has ended: lease the job and settle it."""
+
+    call: Call
+
+
+@dataclass(frozen=True)
+class Fail:
+    code: str
+    message: str
+    retryable: bool
+
+
+Move = Wait | Requeue | Settle | Fail
+
+EXPIRED = Fail("expired", "The job did not finish before its deadline.", retryable=True)
+LOST = Fail("call_lost", "The GPU service lost the call after it had started to draw.", retryable=True)
+
+
+def next_step(job: ClaimedJob) -> Step:
+    """Where a job goes on, from its row alone: a crash at any place comes back here."""
+    if job.stage == "storing":
+        return Step.SETTLE
+    if job.expired:
+        return Step.EXPIRE
+    return Step.DISPATCH if job.call_id is None else Step.ASK
+
+
+def after_refusal(message: str) -> Move:
+    """The GPU service will not run this request."""
+    return Fail("submit_failed", f"The GPU service refused the call: {message}", retryable=False)
+
+
+def after_failed_submit(job: ClaimedJob) -> Move:
+    """The service did not answer: the same key again later, then give up."""
+    if job.tries >= len(SUBMIT_BACKOFF):
+        return Fail("submit_failed", "The GPU service could not be reached.", retryable=True)
+    return Requeue(SUBMIT_BACKOFF[job.tries])
+
+
+def after_answer(job: ClaimedJob, call: Call, patience: float) -> Move:
+    """The service told how the call stands."""
+    return Settle(call) if call.status in ENDED else Wait(_poll_delay(job, patience))
+
+
+def after_silence(job: ClaimedJob, patience: float) -> Move:
+    """The service did not tell; the deadline ends this."""
+    return Wait(_poll_delay(job, patience))
+
+
+def after_loss(job: ClaimedJob) -> Move:
+    """The service knows no such call.  Only one that had not begun to draw is run again unasked."""
+    if job.step > 0 or job.attempt >= LOST_LIMIT:
+        return LOST
+    return Requeue(0.0, lost=True)
+
+
+def after_failed_call(call: Call) -> Fail:
+    """The call ended without pictures.  Errors of the model are not tried again: that would cost."""
+    if call.error is not None:
+        return Fail(call.error.code, call.error.message, call.error.retryable)
+    return Fail("call_canceled", "The call was canceled on the GPU service.", retryable=True)
+
+
+def after_failed_store(job: ClaimedJob, reason: str) -> Move:
+    """Pictures could not be fetched or stored."""
+    if job.tries >= len(STORE_BACKOFF):
+        return Fail("storage_failed", f"The pictures could not be stored: {reason}", retryable=True)
+    return Wait(STORE_BACKOFF[job.tries])
+
+
+def after_stumble(job: ClaimedJob) -> Move:
+    """A step broke: nothing is known but that it did."""
+    if job.tries >= STUMBLE_LIMIT:
+        return Fail(
+            "internal_error", "The gateway could not process this job; its log says why.", retryable=True
+        )
+    return Wait(1.0)
+
+
+def image_id(job: ClaimedJob, n: int) -> UUID:
+    """Derived, so that storing twice names one picture; the job's 122 random bits keep it unguessable."""
+    return uuid5(job.id, f"{job.seq}-{job.attempt}-{n}")
+
+
+def object_key(job: ClaimedJob, picture: PictureInfo) -> str:
+    extension = _EXTENSIONS[picture.content_type]
+    return f"{job.user_id}/{job.id}/{job.seq}-{job.attempt}-{picture.n}.{extension}"
+
+
+def _poll_delay(job: ClaimedJob, patience: float) -> float:
+    return patience * POLL_GROWTH[min(job.tries, len(POLL_GROWTH) - 1)]

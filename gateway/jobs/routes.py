@@ -1,0 +1,250 @@
+"""``/v1/jobs``, its event streams, the GPU service's webhook, and the compatibility paths."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated, cast
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
+from psycopg.rows import DictRow
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.background import BackgroundTask
+
+from gateway.auth import AuthenticatedRoute, Generator, Principal, Reader
+from gateway.errors import Malformed, PayloadTooLarge
+from gateway.jobs import schemas
+from gateway.jobs.callbacks import Callbacks
+from gateway.jobs.lifecycle import TERMINAL
+from gateway.jobs.rendering import Renderer, etag
+from gateway.jobs.service import JobService, Replay
+from modal_app.contract import EVENT_LIMIT_BYTES
+
+WAIT_LIMIT_SECONDS = 60
+HEARTBEAT_SECONDS = 15
+
+router = APIRouter(route_class=AuthenticatedRoute, tags=["jobs"])
+callback_router = APIRouter(tags=["callbacks"])
+
+
+def _service(request: Request) -> JobService:
+    return cast(JobService, request.app.state.jobs)
+
+
+def _renderer(request: Request) -> Renderer:
+    return cast(Renderer, request.app.state.renderer)
+
+
+Service = Annotated[JobService, Depends(_service)]
+Render = Annotated[Renderer, Depends(_renderer)]
+IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
+Prefer = Annotated[
+    str | None, Header(description="`wait=N` holds the answer until the job ends, 60 s at most.")
+]
+LastEventId = Annotated[str | None, Header(alias="Last-Event-ID")]
+
+
+@router.post("/v1/jobs", status_code=202, response_model=schemas.Job)
+async def create_job(
+    body: schemas.JobCreate,
+    caller: Generator,
+    service: Service,
+    render: Render,
+    idempotency_key: IdempotencyKey = None,
+    prefer: Prefer = None,
+) -> Response:
+    """Draw something. Answers before any GPU work; `Prefer: wait=N` holds the answer for the pictures."""
+    row = await service.create(caller, body, idempotency_key)
+    if isinstance(row, Replay):
+        return JSONResponse(row.body, row.status, headers={"Idempotent-Replayed": "true"})
+    answer = await _after_waiting(caller, service, render, row, prefer)
+    return await _kept(caller, service, idempotency_key, answer)
+
+
+@router.get("/v1/jobs", response_model=schemas.JobList)
+async def list_jobs(
+    request: Request,
+    caller: Reader,
+    service: Service,
+    render: Render,
+    status: schemas.JobStatus | None = None,
+    model: str | None = None,
+    style: str | None = None,
+    parent_id: UUID | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: UUID | None = None,
+) -> schemas.JobList:
+    """The caller's jobs, newest first. `metadata.<key>=<value>` filters by what was sent along."""
+    filters = {"status": status, "model": model, "style": style, "parent_id": parent_id, "after": after}
+    rows = await service.page(caller, {**filters, "metadata": _metadata(request), "limit": limit + 1})
+    data = [render.job(row) for row in rows[:limit]]
+    return schemas.JobList(
+        data=data,
+        has_more=len(rows) > limit,
+        first_id=data[0].id if data else None,
+        last_id=data[-1].id if data else None,
+    )
+
+
+@router.get("/v1/jobs/{job_id}", response_model=schemas.Job)
+async def get_job(
+    job_id: UUID, request: Request, caller: Reader, service: Service, render: Render
+) -> Response:
+    """One job. Supports `ETag` and `If-None-Match`."""
+    row = await service.get(caller, job_id)
+    return _cached(request, row) or _answer(render.job(row), row)
+
+
+@router.get("/v1/jobs/{job_id}/calls", response_model=schemas.CallList)
+async def list_calls(job_id: UUID, caller: Reader, service: Service) -> schemas.CallList:
+    """Every GPU call of a job: what was sent, what it took, what it cost."""
+    rows = await service.calls(caller, job_id)
+    return schemas.CallList(data=[schemas.JobCall.model_validate(row) for row in rows])
+
+
+@router.post("/v1/jobs/{job_id}/cancel", response_model=schemas.Job)
+async def cancel_job(job_id: UUID, caller: Generator, service: Service, render: Render) -> schemas.Job:
+    """Stop a job before its next denoising step. A job that has ended stays as it is."""
+    return render.job(await service.cancel(caller, job_id))
+
+
+@router.post("/v1/jobs/{job_id}/retry", status_code=202, response_model=schemas.Job)
+async def retry_job(
+    job_id: UUID, caller: Generator, service: Service, render: Render, prefer: Prefer = None
+) -> Response:
+    """A new job with the recipe of one that failed or was canceled."""
+    return await _after_waiting(caller, service, render, await service.retry(caller, job_id), prefer)
+
+
+@router.get("/v1/jobs/{job_id}/events", response_class=EventSourceResponse)
+async def job_events(
+    job_id: UUID, caller: Reader, service: Service, render: Render, last_event_id: LastEventId = None
+) -> EventSourceResponse:
+    """The moves of one job as server-sent events, until it has ended."""
+    await service.get(caller, job_id)
+    return _event_stream(service, render, caller, job_id, last_event_id)
+
+
+@router.get("/v1/events", response_class=EventSourceResponse)
+async def all_events(
+    caller: Reader, service: Service, render: Render, last_event_id: LastEventId = None
+) -> EventSourceResponse:
+    """The moves of all the caller's jobs as server-sent events. `Last-Event-ID` resumes without loss."""
+    return _event_stream(service, render, caller, None, last_event_id)
+
+
+@router.post("/api/generate", status_code=202, response_model=schemas.CompatJobCreated)
+async def compat_generate(
+    body: schemas.JobCreate, caller: Generator, service: Service, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Alias of `POST /v1/jobs` with a short answer."""
+    row = await service.create(caller, body, idempotency_key)
+    if isinstance(row, Replay):
+        return JSONResponse(row.body, row.status, headers={"Idempotent-Replayed": "true"})
+    answer = JSONResponse({"jobId": str(row["id"]), "status": row["status"]}, 202)
+    return await _kept(caller, service, idempotency_key, answer)
+
+
+@router.get("/api/generate/status/{job_id}", response_model=schemas.CompatJobStatus)
+async def compat_status(
+    job_id: UUID, request: Request, caller: Reader, service: Service, render: Render
+) -> Response:
+    """Alias of `GET /v1/jobs/{id}` with a short answer."""
+    row = await service.get(caller, job_id)
+    short = schemas.CompatJobStatus(
+        jobId=row["id"],
+        status=row["status"],
+        result_url=render.result_url(row),
+        error_message=row["error_message"],
+        processing_time_ms=row["processing_time_ms"],
+    )
+    return _cached(request, row) or _answer(short, row)
+
+
+@callback_router.post("/v1/callbacks/gpu", status_code=204, include_in_schema=False)
+@callback_router.post("/api/generate/webhook", status_code=204, include_in_schema=False)
+async def gpu_callback(request: Request) -> Response:
+    """The GPU service's signed webhook. The picture is fetched and stored after the answer."""
+    callbacks: Callbacks = request.app.state.callbacks
+    job = await callbacks.receive(await _small_body(request), dict(request.headers))
+    go_on = BackgroundTask(request.app.state.on_callback, job)
+    return Response(status_code=204, background=go_on)
+
+
+async def _small_body(request: Request) -> bytes:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > EVENT_LIMIT_BYTES:
+            raise PayloadTooLarge(f"An event has at most {EVENT_LIMIT_BYTES} bytes.")
+    return bytes(body)
+
+
+async def _after_waiting(
+    caller: Principal, service: JobService, render: Renderer, row: DictRow, prefer: str | None
+) -> JSONResponse:
+    """202, or the job as it ended within the seconds that the caller prefers to wait."""
+    seconds = _wait_seconds(prefer)
+    if seconds:
+        row = await service.wait(caller, row["id"], seconds)
+    ended = row["status"] in TERMINAL
+    answer = _answer(render.job(row), row, status=200 if ended else 202)
+    answer.headers["Location"] = f"/v1/jobs/{row['id']}"
+    if seconds:
+        answer.headers["Preference-Applied"] = f"wait={seconds}"
+    return answer
+
+
+async def _kept(
+    caller: Principal, service: JobService, idempotency_key: str | None, answer: JSONResponse
+) -> JSONResponse:
+    if idempotency_key is not None:
+        await service.keep_answer(caller, idempotency_key, answer.status_code, json.loads(bytes(answer.body)))
+    return answer
+
+
+def _answer(body: schemas.Job | schemas.CompatJobStatus, row: DictRow, status: int = 200) -> JSONResponse:
+    headers = {"ETag": etag(row), "Cache-Control": "private, no-cache"}
+    if row["status"] not in TERMINAL:
+        headers["Retry-After"] = str(schemas.POLL_AFTER_MS // 1000)
+    return JSONResponse(body.model_dump(mode="json"), status, headers)
+
+
+def _cached(request: Request, row: DictRow) -> Response | None:
+    if request.headers.get("if-none-match") != etag(row):
+        return None
+    return Response(status_code=304, headers={"ETag": etag(row), "Cache-Control": "private, no-cache"})
+
+
+def _wait_seconds(prefer: str | None) -> int:
+    """N of `wait=N`, 60 at most; 0 when there is none: an odd preference may be ignored."""
+    found = re.search(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])", prefer or "")
+    return min(int(found.group(1)), WAIT_LIMIT_SECONDS) if found else 0
+
+
+def _metadata(request: Request) -> dict[str, str]:
+    """The `metadata.<key>=` filters of a query string."""
+    pairs = request.query_params.items()
+    return {name.removeprefix("metadata."): value for name, value in pairs if name.startswith("metadata.")}
+
+
+def _event_stream(
+    service: JobService, render: Renderer, caller: Principal, job_id: UUID | None, last_event_id: str | None
+) -> EventSourceResponse:
+    after = _event_id(last_event_id)
+
+    async def events() -> AsyncIterator[ServerSentEvent]:
+        async for event_id, event, row in service.stream(caller, job_id, after):
+            yield ServerSentEvent(render.job(row).model_dump_json(), event=event, id=str(event_id))
+
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return EventSourceResponse(events(), ping=HEARTBEAT_SECONDS, headers=headers)
+
+
+def _event_id(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise Malformed("Last-Event-ID is not an id of this stream.", code="invalid_last_event_id")
+    return int(text)

@@ -1,0 +1,219 @@
+"""What goes in and out of ``/v1/jobs``."""
+
+import datetime
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from modal_app import catalog
+from modal_app.contract import OutputFormat
+
+PROMPT_LIMIT = 1500
+"""Characters: what a panel's prompt may have, and what the text encoder reads with room for a style."""
+
+POLL_AFTER_MS = 2000
+"""How often a frontend should ask after a design."""
+
+JobStatus = Literal["queued", "processing", "completed", "failed", "canceled"]
+Priority = Literal["low", "normal", "high"]
+Visibility = Literal["public", "private"]
+Scalar = str | int | float | bool
+
+
+def _storable(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("must not contain a NUL character")
+    return text
+
+
+def _says_something(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text
+
+
+def _multiple(pixels: int) -> int:
+    if pixels % catalog.SIZE_MULTIPLE:
+        raise ValueError(f"must be a multiple of {catalog.SIZE_MULTIPLE}")
+    return pixels
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+Prompt = Annotated[Text, Field(max_length=PROMPT_LIMIT), AfterValidator(_says_something)]
+Pixels = Annotated[int, Field(ge=catalog.SIZE_MIN, le=catalog.SIZE_MAX), AfterValidator(_multiple)]
+MetadataKey = Annotated[Text, Field(min_length=1, max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=2000), AfterValidator(_storable)] | int | float | bool
+
+
+class LoraUse(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    lora: Text
+    scale: float = Field(default=1.0, ge=-4.0, le=4.0)
+
+
+class JobCreate(BaseModel):
+    """Only ``prompt`` is required. A field that the chosen model does not support is refused by name."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"example": {"prompt": "a red round creature on a beach"}}
+    )
+
+    prompt: Prompt
+    style: Text | None = None
+    model: Text = "auto"
+    quality: Literal["low", "medium", "high", "xhigh", "max", "auto"] = "auto"
+    negative_prompt: Annotated[Text, Field(max_length=PROMPT_LIMIT)] | None = None
+    enhance: bool = False
+    size: Text = "square"
+    width: Pixels | None = None
+    height: Pixels | None = None
+    num_images: int = Field(default=1, ge=1, le=10)
+    seed: int | None = Field(default=None, ge=0, lt=2**63 - 10)
+    num_inference_steps: int | None = Field(default=None, ge=1, le=200)
+    true_cfg_scale: float | None = Field(default=None, ge=0.0, le=30.0)
+    guidance_scale: float | None = Field(default=None, ge=0.0, le=30.0)
+    loras: list[LoraUse] = Field(default=[], max_length=8)
+    references: list[dict[str, Any]] = Field(default=[], max_length=3)
+    mask: dict[str, Any] | None = None
+    strength: float | None = Field(default=None, ge=0.0, le=1.0)
+    output_format: OutputFormat = "png"
+    output_compression: int = Field(default=90, ge=0, le=100)
+    priority: Priority = "normal"
+    visibility: Visibility | None = None
+    expires_in_seconds: int = Field(default=3600, ge=1, le=86_400)
+    metadata: dict[MetadataKey, MetadataValue] = Field(default={}, max_length=50)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the canonical body: equal for bodies that ask for the same."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class Image(BaseModel):
+    object: Literal["image"] = "image"
+    id: UUID
+    job_id: UUID
+    url: str
+    thumbnail_url: str
+    width: int
+    height: int
+    content_type: str
+    bytes: int
+    sha256: str
+    seed: int
+    kind: str
+    created_at: datetime.datetime
+
+
+class JobPrompt(BaseModel):
+    input: str
+    enhanced: str | None
+    final: str
+    negative: str | None
+    enhance_status: Literal["off", "done", "fallback"]
+
+
+class JobError(BaseModel):
+    code: str
+    message: str
+    retryable: bool
+    stage: str | None
+
+
+class JobCost(BaseModel):
+    estimated_usd_micros: int
+    usd_micros: int
+    gpu_seconds: float
+
+
+class JobTiming(BaseModel):
+    queue_ms: int | None
+    gpu_ms: int
+    total_ms: int | None
+
+
+class Job(BaseModel):
+    """A job and all that has come of it."""
+
+    object: Literal["job"] = "job"
+    id: UUID
+    status: JobStatus
+    stage: str | None
+    progress: float
+    step: int
+    steps: int
+    eta_seconds: float | None
+    queue_position: int | None
+    poll_after_ms: int
+    task: str
+    model: str
+    style: str | None
+    priority: Priority
+    attempt: int
+    prompt: JobPrompt
+    params: dict[str, Any]
+    images: list[Image]
+    error: JobError | None
+    cost: JobCost
+    timing: JobTiming
+    parent_id: UUID | None
+    retry_of: UUID | None
+    metadata: dict[str, Scalar]
+    created_at: datetime.datetime
+    started_at: datetime.datetime | None
+    finished_at: datetime.datetime | None
+
+
+class JobList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Job]
+    has_more: bool
+    first_id: UUID | None
+    last_id: UUID | None
+
+
+class JobCall(BaseModel):
+    """One GPU call of a job: the debug view."""
+
+    key: str
+    seq: int
+    attempt: int
+    task: str
+    model: str
+    call_id: str | None
+    status: str
+    request: dict[str, Any] | None
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+    timing: dict[str, Any] | None
+    fingerprint: dict[str, Any] | None
+    gpu: str | None
+    gpu_seconds: float
+    usd_micros: int
+    created_at: datetime.datetime
+    dispatched_at: datetime.datetime | None
+    finished_at: datetime.datetime | None
+
+
+class CallList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[JobCall]
+    has_more: bool = False
+
+
+class CompatJobCreated(BaseModel):
+    jobId: UUID
+    status: JobStatus
+
+
+class CompatJobStatus(BaseModel):
+    jobId: UUID
+    status: JobStatus
+    result_url: str | None
+    error_message: str | None
+    processing_time_ms: int | None

@@ -1,0 +1,330 @@
+"""What users do with jobs: create, look, wait, cancel, retry.  Other slices call this, not the rows."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from psycopg.rows import DictRow
+
+import styles
+from gateway.auth import Principal
+from gateway.config import Settings
+from gateway.errors import BadRequest, Conflict, Malformed, NotFound
+from gateway.events import EventHub, JobEvent
+from gateway.gpu import GpuClient
+from gateway.jobs.lifecycle import TERMINAL
+from gateway.jobs.repository import Jobs
+from gateway.jobs.schemas import JobCreate
+from gateway.usage import usd_micros
+from modal_app import catalog
+from modal_app.catalog import Model
+
+DRAWN_SEED_LIMIT = 2**32
+"""Drawn seeds stay below it, so that every JSON reader keeps them exact."""
+
+OPTIONAL_FIELDS = (
+    *("negative_prompt", "num_inference_steps", "true_cfg_scale", "guidance_scale"),
+    *("loras", "references", "mask", "strength"),
+)
+"""Fields a model may not support; one that was sent to such a model is refused by name."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The answer that the first request with this idempotency key was given."""
+
+    status: int
+    body: dict[str, Any]
+
+
+class JobService:
+    """``on_created`` and ``on_canceled`` tell this gateway's worker that there is something to do."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        gpu: GpuClient,
+        hub: EventHub,
+        settings: Settings,
+        *,
+        on_created: Callable[[], None],
+        on_canceled: Callable[[], None],
+    ) -> None:
+        self._jobs = jobs
+        self._gpu = gpu
+        self._hub = hub
+        self._settings = settings
+        self._on_created = on_created
+        self._on_canceled = on_canceled
+
+    async def create(self, caller: Principal, body: JobCreate, key: str | None = None) -> DictRow | Replay:
+        """A new job's row, or what the first request with the idempotency key ``key`` was answered."""
+        values = await self._recipe(body)
+        row = await self._insert(caller, values, body.expires_in_seconds, key, body.sha256)
+        return row or await self._replay(caller, key or "", body.sha256)
+
+    async def keep_answer(self, caller: Principal, key: str, status: int, body: dict[str, Any]) -> None:
+        """Remember the answer that a repeat of this request will get."""
+        await self._jobs.keep_answer(caller.user_id, key, status, body)
+
+    async def get(self, caller: Principal, job_id: UUID) -> DictRow:
+        row = await self._jobs.get(caller, job_id)
+        if row is None:
+            raise NotFound(f"There is no job {job_id}.")
+        return row
+
+    async def page(self, caller: Principal, filters: dict[str, Any]) -> list[DictRow]:
+        return await self._jobs.page(caller, filters)
+
+    async def calls(self, caller: Principal, job_id: UUID) -> list[DictRow]:
+        await self.get(caller, job_id)
+        return await self._jobs.calls(caller, job_id)
+
+    async def cancel(self, caller: Principal, job_id: UUID) -> DictRow:
+        """The job, canceled unless it had ended before. Its call is ended before the next denoising step."""
+        if await self._jobs.cancel(caller, job_id) is not None:
+            self._on_canceled()
+            self._hub.hint()
+        return await self.get(caller, job_id)
+
+    async def retry(self, caller: Principal, job_id: UUID) -> DictRow:
+        """A new job with the recipe of one that failed or was canceled."""
+        old = await self.get(caller, job_id)
+        if old["status"] not in ("failed", "canceled"):
+            raise Conflict(f"A {old['status']} job cannot be retried.", code="job_not_retryable")
+        lifetime = round((old["expires_at"] - old["created_at"]).total_seconds())
+        row = await self._insert(
+            caller, {name: old[name] for name in RECIPE} | {"retry_of": job_id}, lifetime
+        )
+        assert row is not None
+        return row
+
+    async def wait(self, caller: Principal, job_id: UUID, seconds: float) -> DictRow:
+        """The job once it has ended, or as it is after ``seconds``."""
+        async with self._hub.listen(caller.user_id, job_id) as (_, events):
+            row = await self.get(caller, job_id)
+            if row["status"] in TERMINAL:
+                return row
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    async for event in events:
+                        if event.status in TERMINAL:
+                            break
+        return await self.get(caller, job_id)
+
+    async def stream(
+        self, caller: Principal, job_id: UUID | None, after: int | None
+    ) -> AsyncIterator[tuple[int, str, Mapping[str, Any]]]:
+        """(id, event, row) for every move; of one job from its state now until its end."""
+        async with self._hub.listen(caller.user_id, job_id, after) as (since, events):
+            if job_id is not None and after is None:
+                row = await self.get(caller, job_id)
+                yield since, _event_of(row), row
+                if row["status"] in TERMINAL:
+                    return
+            async for event in events:
+                row = await self.get(caller, event.job_id)
+                yield event.id, event.event, _as_of(event, row)
+                if job_id is not None and event.status in TERMINAL:
+                    return
+
+    async def _insert(
+        self,
+        caller: Principal,
+        values: dict[str, Any],
+        lifetime: int,
+        key: str | None = None,
+        sha256: str = "",
+    ) -> DictRow | None:
+        fixed = {"id": uuid4(), "user_id": caller.user_id, "retry_of": None, "expires_in_seconds": lifetime}
+        row = await self._jobs.create({**fixed, **values, "idempotency_key": key, "request_sha256": sha256})
+        if row is not None:
+            self._on_created()
+            self._hub.hint()
+        return row
+
+    async def _replay(self, caller: Principal, key: str, sha256: str) -> Replay:
+        first = await self._jobs.find_answer(caller.user_id, key)
+        if first is None:
+            raise Conflict("This Idempotency-Key has just expired.", code="idempotency_key_expired")
+        if first["request_sha256"] != sha256:
+            raise Malformed(
+                "This Idempotency-Key was used with another body.",
+                code="idempotency_key_reused",
+                param="Idempotency-Key",
+            )
+        if first["status"] is None:
+            raise Conflict(
+                "The first request with this Idempotency-Key is still being answered.",
+                code="idempotency_key_in_flight",
+                headers={"Retry-After": "1"},
+            )
+        return Replay(first["status"], first["body"])
+
+    async def _recipe(self, body: JobCreate) -> dict[str, Any]:
+        """The columns that say what to draw; BadRequest when the model cannot."""
+        model = await self._model(body.model)
+        _refuse_unsupported(body, model)
+        width, height = _size(body)
+        style = _style(body.style)
+        params = _params(body, model)
+        return {
+            "task": "image",
+            "priority": body.priority,
+            "prompt_input": body.prompt,
+            "prompt_enhanced": None,
+            "prompt_final": styles.apply(style, body.prompt),
+            "prompt_negative": body.negative_prompt,
+            "enhance_status": "fallback" if body.enhance else "off",
+            "style": style.id if style else None,
+            "model": model.id,
+            "width": width,
+            "height": height,
+            "num_images": body.num_images,
+            "seed": random.randrange(DRAWN_SEED_LIMIT) if body.seed is None else body.seed,
+            "params": params,
+            "loras": [],
+            "references": [],
+            "visibility": body.visibility or self._settings.default_visibility,
+            "metadata": body.metadata,
+            "estimated_usd_micros": await self._estimate(model, body.num_images),
+            "steps": params["num_inference_steps"],
+        }
+
+    async def _model(self, wanted: str) -> Model:
+        """The row of a model that the running GPU service draws with."""
+        model = catalog.find(self._settings.default_model if wanted == "auto" else wanted)
+        if model is None:
+            raise BadRequest(f"There is no model `{wanted}`.", code="unknown_model", param="model")
+        served = await self._gpu.served()
+        if served is not None and model.id not in served.models:
+            raise BadRequest(
+                f"The running GPU service does not serve `{model.id}`.",
+                code="model_unavailable",
+                param="model",
+            )
+        return model
+
+    async def _estimate(self, model: Model, num_images: int) -> int:
+        served = await self._gpu.served()
+        return usd_micros(served.gpu, model.est_seconds * num_images) if served else 0
+
+
+RECIPE = (
+    *(
+        "task",
+        "priority",
+        "prompt_input",
+        "prompt_enhanced",
+        "prompt_final",
+        "prompt_negative",
+        "enhance_status",
+    ),
+    *(
+        "style",
+        "model",
+        "width",
+        "height",
+        "num_images",
+        "seed",
+        "params",
+        "loras",
+        "references",
+        "visibility",
+    ),
+    *("metadata", "estimated_usd_micros", "steps"),
+)
+"""Columns that a retry takes over."""
+
+
+def _refuse_unsupported(body: JobCreate, model: Model) -> None:
+    for name in OPTIONAL_FIELDS:
+        if (
+            name in body.model_fields_set
+            and getattr(body, name) not in (None, [])
+            and name not in model.supports
+        ):
+            raise BadRequest(
+                f"`{model.id}` does not support `{name}`.", code="unsupported_parameter", param=name
+            )
+
+
+def _params(body: JobCreate, model: Model) -> dict[str, Any]:
+    """Explicit numbers win over ``quality``, and that over the model's own defaults."""
+    by_quality = model.steps_by_quality.get(body.quality, model.num_inference_steps)
+    steps = body.num_inference_steps or by_quality
+    if steps > model.max_inference_steps:
+        raise BadRequest(
+            f"`{model.id}` takes at most {model.max_inference_steps} steps.",
+            code="parameter_out_of_range",
+            param="num_inference_steps",
+        )
+    cfg = model.true_cfg_scale if body.true_cfg_scale is None else body.true_cfg_scale
+    params: dict[str, Any] = {"quality": body.quality, "num_inference_steps": steps, "true_cfg_scale": cfg}
+    if body.guidance_scale is not None:
+        params["guidance_scale"] = body.guidance_scale
+    return params | {"output_format": body.output_format, "output_compression": body.output_compression}
+
+
+def _size(body: JobCreate) -> tuple[int, int]:
+    """(width, height) in pixels: numbers win over ``size``, which is a name or WxH."""
+    named = catalog.NAMED_SIZES.get(body.size) or _parsed_size(body.size)
+    width, height = body.width or named[0], body.height or named[1]
+    if max(width / height, height / width) > catalog.ASPECT_MAX:
+        raise Malformed(f"{width}x{height} is not between 1:3 and 3:1.", code="invalid_size", param="size")
+    return width, height
+
+
+def _parsed_size(size: str) -> tuple[int, int]:
+    names = ", ".join(catalog.NAMED_SIZES)
+    wrong = Malformed(
+        f"`{size[:40]}` is neither WxH nor one of {names}; sides are multiples of "
+        f"{catalog.SIZE_MULTIPLE} from {catalog.SIZE_MIN} to {catalog.SIZE_MAX}.",
+        code="invalid_size",
+        param="size",
+    )
+    width, times, height = size.partition("x")
+    if not (
+        times
+        and width.isascii()
+        and width.isdigit()
+        and height.isascii()
+        and height.isdigit()
+        and len(size) < 12
+    ):
+        raise wrong
+    sides = int(width), int(height)
+    if any(not catalog.SIZE_MIN <= s <= catalog.SIZE_MAX or s % catalog.SIZE_MULTIPLE for s in sides):
+        raise wrong
+    return sides
+
+
+def _style(name: str | None) -> styles.Style | None:
+    if name is None:
+        return None
+    style = styles.find(name)
+    if style is None:
+        raise BadRequest(f"There is no style `{name[:80]}`.", code="unknown_style", param="style")
+    return style
+
+
+def _event_of(row: Mapping[str, Any]) -> str:
+    return str(row["status"]) if row["status"] in TERMINAL else "status"
+
+
+def _as_of(event: JobEvent, row: DictRow) -> Mapping[str, Any]:
+    """The row as it was at an event that is not the last: nothing later shows through."""
+    if event.status in TERMINAL:
+        return row
+    then = {"status": event.status, "stage": event.stage, "step": event.step, "steps": event.steps}
+    not_yet: dict[str, Any] = {
+        "images": [],
+        "error_code": None,
+        "finished_at": None,
+        "processing_time_ms": None,
+    }
+    return {**row, **then, **not_yet}

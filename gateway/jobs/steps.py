@@ -1,0 +1,170 @@
+"""What the worker does with a claimed job: hand the call over, ask after a late one, settle an ended one.
+
+Every step may be cut off anywhere and done again: dispatch keys, picture ids and object keys are derived
+from the row, and the row moves only through the repository's fenced statements.
+"""
+
+import asyncio
+import hashlib
+import io
+from typing import Any
+
+import structlog
+from PIL import Image
+from psycopg.rows import DictRow
+
+from gateway.config import Settings
+from gateway.gpu import CallUnknown, GpuBusy, GpuClient, GpuError, GpuRefused
+from gateway.jobs import lifecycle
+from gateway.jobs.lifecycle import ClaimedJob, Fail, Move, Requeue, Settle, Step, Wait
+from gateway.jobs.repository import Jobs
+from gateway.storage import Bucket, StorageError
+from gateway.usage import usd_micros
+from modal_app.contract import ENDED, Call, ImageResult, PictureInfo
+
+log = structlog.get_logger()
+
+_FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+
+
+class BadPicture(Exception):
+    """The bytes are not what the manifest says."""
+
+
+class Steps:
+    """The steps of one worker, who signs its leases with ``worker``."""
+
+    def __init__(self, jobs: Jobs, gpu: GpuClient, bucket: Bucket, settings: Settings, worker: str) -> None:
+        self._jobs = jobs
+        self._gpu = gpu
+        self._bucket = bucket
+        self._settings = settings
+        self._worker = worker
+
+    async def advance(self, job: ClaimedJob) -> bool:
+        """Take a claimed job one step on; whether that has ended it."""
+        step = lifecycle.next_step(job)
+        log.info("job_step", job_id=str(job.id), key=job.key, call_id=job.call_id, step=step.name.lower())
+        match step:
+            case Step.EXPIRE:
+                return await self._jobs.fail(job, lifecycle.EXPIRED)
+            case Step.DISPATCH:
+                return await self._dispatch(job)
+            case Step.ASK:
+                return await self._ask(job)
+            case Step.SETTLE:
+                return await self.settle(job)
+
+    async def settle(self, job: ClaimedJob) -> bool:
+        """Store what the ended call left behind, or fail with its reason; whether that has ended the job."""
+        assert job.call is not None
+        if job.call.status != "succeeded" or job.call.result is None:
+            return await self._jobs.fail(job, lifecycle.after_failed_call(job.call))
+        try:
+            assets = await self._store(job, job.call, job.call.result)
+        except CallUnknown:
+            return await self._move(job, lifecycle.after_loss(job))
+        except (GpuError, StorageError, BadPicture, OSError) as error:
+            log.warning("job_not_stored", job_id=str(job.id), error=str(error))
+            return await self._move(job, lifecycle.after_failed_store(job, str(error)))
+        return await self._jobs.complete(job, assets, f"/images/{assets[0]['id']}.{_extension(assets[0])}")
+
+    async def stumble(self, job: ClaimedJob) -> None:
+        """A step broke in a way nobody foresaw: try again a few times, then fail rather than hang."""
+        await self._move(job, lifecycle.after_stumble(job))
+
+    async def close(self, stray: DictRow) -> None:
+        """End a call whose job has ended without it, and charge what it had cost."""
+        if stray["call_id"] is None:
+            if stray["old"]:
+                await self._jobs.close_call(stray)
+            return
+        try:
+            call = await self._gpu.cancel(stray["call_id"])
+        except CallUnknown:
+            await self._jobs.close_call(stray)
+        except GpuError as error:
+            log.info("stray_call_not_reached", job_id=str(stray["job_id"]), error=str(error))
+        else:
+            if call.status in ENDED:
+                await self._record((stray["job_id"], stray["seq"], stray["attempt"]), call)
+
+    async def _dispatch(self, job: ClaimedJob) -> bool:
+        try:
+            call_id = await self._gpu.submit(job.key, job.task, job.request)
+        except GpuBusy as busy:
+            await self._jobs.requeue(job, Requeue(busy.retry_after), failed=False)
+        except GpuRefused as refused:
+            return await self._move(job, lifecycle.after_refusal(str(refused)))
+        except GpuError as error:
+            log.warning("gpu_unreachable", job_id=str(job.id), error=str(error))
+            return await self._move(job, lifecycle.after_failed_submit(job))
+        else:
+            patience = self._settings.webhook_patience_seconds
+            await self._jobs.record_dispatched(job, call_id, job.request, patience)
+        return False
+
+    async def _ask(self, job: ClaimedJob) -> bool:
+        """The webhook is late: the call is the truth."""
+        assert job.call_id is not None
+        patience = self._settings.webhook_patience_seconds
+        try:
+            call = await self._gpu.call(job.call_id)
+        except CallUnknown:
+            return await self._move(job, lifecycle.after_loss(job))
+        except GpuError as error:
+            log.warning("gpu_unreachable", job_id=str(job.id), error=str(error))
+            return await self._move(job, lifecycle.after_silence(job, patience))
+        return await self._move(job, lifecycle.after_answer(job, call, patience), call)
+
+    async def _move(self, job: ClaimedJob, move: Move, call: Call | None = None) -> bool:
+        """Carry a move out; whether it has ended the job."""
+        match move:
+            case Wait(seconds):
+                await self._jobs.postpone(job, seconds, call)
+            case Requeue():
+                await self._jobs.requeue(job, move, failed=not move.lost)
+            case Fail():
+                return await self._jobs.fail(job, move)
+            case Settle(ended):
+                leased = await self._record((job.id, job.seq, job.attempt), ended)
+                return leased is not None and await self.settle(leased)
+        return False
+
+    async def _record(self, key: tuple[Any, int, int], call: Call) -> ClaimedJob | None:
+        return await self._jobs.record_result(
+            key,
+            call,
+            usd_micros=usd_micros(call.gpu, call.timing.gpu_seconds),
+            worker=self._worker,
+            lease=self._settings.lease_seconds,
+        )
+
+    async def _store(self, job: ClaimedJob, call: Call, result: ImageResult) -> list[dict[str, Any]]:
+        if not result.images:
+            raise BadPicture("the call succeeded without a picture")
+        return [await self._store_one(job, call, picture) for picture in result.images]
+
+    async def _store_one(self, job: ClaimedJob, call: Call, picture: PictureInfo) -> dict[str, Any]:
+        content = await self._gpu.picture(call.call_id, picture.n)
+        await asyncio.to_thread(check_picture, content, picture)
+        key = lifecycle.object_key(job, picture)
+        await self._bucket.put(key, content, picture.content_type)
+        return {"id": str(lifecycle.image_id(job, picture.n)), "key": key, **picture.model_dump()}
+
+
+def check_picture(content: bytes, picture: PictureInfo) -> None:
+    """BadPicture unless size, hash, type and dimensions are those of the manifest."""
+    if len(content) != picture.bytes or hashlib.sha256(content).hexdigest() != picture.sha256:
+        raise BadPicture(f"picture {picture.n}: {len(content)} bytes that do not match its sha256")
+    try:
+        with Image.open(io.BytesIO(content), formats=tuple(_FORMATS)) as image:
+            found = (_FORMATS[image.format or ""], *image.size)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise BadPicture(f"picture {picture.n}: not a picture") from error
+    if found != (picture.content_type, picture.width, picture.height):
+        raise BadPicture(f"picture {picture.n}: is {found}")
+
+
+def _extension(asset: dict[str, Any]) -> str:
+    return str(asset["key"]).rpartition(".")[2]

@@ -1,0 +1,162 @@
+"""The loop: claim due jobs and advance them; tidy up now and then.
+
+Any number of workers may run, each inside a gateway.  What a dead one had leased falls due again.
+"""
+
+import asyncio
+import os
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import psycopg
+import structlog
+from psycopg_pool import PoolTimeout
+
+from gateway.config import Settings
+from gateway.events import EventHub
+from gateway.jobs import lifecycle
+from gateway.jobs.lifecycle import ClaimedJob
+from gateway.jobs.repository import Jobs
+from gateway.jobs.steps import Steps
+
+log = structlog.get_logger()
+
+BATCH = 50
+STEPS_AT_ONCE = 64
+SWEEP_SECONDS = 2.0
+PRUNE_SECONDS = 600.0
+GRACE_SECONDS = 10.0
+"""How long a stopping worker finishes what it has begun; the rest is left to the leases."""
+
+
+def new_name() -> str:
+    """How a worker signs its leases."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+
+
+class Worker:
+    """``async with Worker(...)`` runs the loop in the background."""
+
+    def __init__(self, name: str, jobs: Jobs, steps: Steps, hub: EventHub, settings: Settings) -> None:
+        self._name = name
+        self._jobs = jobs
+        self._steps = steps
+        self._hub = hub
+        self._settings = settings
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._swept = asyncio.Event()
+        self._running: set[asyncio.Task[None]] = set()
+        self._loops: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> "Worker":
+        if self._settings.worker:
+            self._loops = [asyncio.create_task(self._run()), asyncio.create_task(self._sweep_forever())]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._stopping = True
+        self._wake.set()
+        self._swept.set()
+        unfinished = {*self._loops, *self._running}
+        if unfinished:
+            await asyncio.wait(unfinished, timeout=GRACE_SECONDS)
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
+
+    def wake(self) -> None:
+        """Something may be due now."""
+        self._wake.set()
+
+    def sweep(self) -> None:
+        """A job was canceled: end its call now."""
+        self._swept.set()
+
+    def settle(self, job: ClaimedJob) -> None:
+        """Go on with a job that a webhook has just leased to this gateway."""
+        self._start(self._steps.settle, job)
+
+    async def _run(self) -> None:
+        """Queued jobs are claimed at every wake; due ones by the clock, which alone makes them due."""
+        next_due = 0.0
+        while not self._stopping:
+            self._wake.clear()
+            claimed = 0
+            try:
+                claimed = await self._claim_queued()
+                if time.monotonic() >= next_due:
+                    next_due = time.monotonic() + self._settings.worker_interval_seconds
+                    claimed += await self._claim_due()
+            except (psycopg.Error, PoolTimeout) as error:
+                log.warning("worker_round_failed", error=str(error))
+            if claimed < BATCH:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), self._settings.worker_interval_seconds)
+
+    async def _claim_queued(self) -> int:
+        jobs = await self._jobs.claim_queued(
+            self._name,
+            lease=self._settings.lease_seconds,
+            per_user=self._settings.jobs_in_flight_per_user,
+            in_flight=self._settings.jobs_in_flight,
+            batch=self._free_hands,
+        )
+        for job in jobs:
+            self._start(self._steps.advance, job)
+        if jobs:
+            self._hub.hint()
+        return len(jobs)
+
+    async def _claim_due(self) -> int:
+        lease = self._settings.lease_seconds
+        jobs = await self._jobs.claim_due(self._name, lease=lease, batch=self._free_hands)
+        for job in jobs:
+            self._start(self._steps.advance, job)
+        return len(jobs)
+
+    @property
+    def _free_hands(self) -> int:
+        return max(0, min(BATCH, STEPS_AT_ONCE - len(self._running)))
+
+    def _start(self, step: Callable[[ClaimedJob], Awaitable[bool]], job: ClaimedJob) -> None:
+        task = asyncio.create_task(self._carry_out(step, job))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _carry_out(self, step: Callable[[ClaimedJob], Awaitable[bool]], job: ClaimedJob) -> None:
+        """One step.  Whatever goes wrong, the lease brings the job back."""
+        try:
+            ended = await step(job)
+        except (psycopg.Error, PoolTimeout) as error:
+            log.warning("step_failed", job_id=str(job.id), error=str(error))
+        except Exception:
+            log.exception("step_broke", job_id=str(job.id))
+            await self._steps.stumble(job)
+        else:
+            if ended:  # a place in flight is free
+                self.wake()
+        self._hub.hint()
+
+    async def _sweep_forever(self) -> None:
+        next_prune = 0.0
+        while not self._stopping:
+            self._swept.clear()
+            try:
+                await self._sweep()
+                if time.monotonic() >= next_prune:
+                    next_prune = time.monotonic() + PRUNE_SECONDS
+                    await self._jobs.prune()
+            except (psycopg.Error, PoolTimeout) as error:
+                log.warning("sweep_failed", error=str(error))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._swept.wait(), SWEEP_SECONDS)
+
+    async def _sweep(self) -> None:
+        if await self._jobs.expire_queued(lifecycle.EXPIRED):
+            self._hub.hint()
+        strays = await self._jobs.stray_calls()
+        await asyncio.gather(*(self._steps.close(stray) for stray in strays))

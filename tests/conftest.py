@@ -1,0 +1,40 @@
+"""Fixtures of the whole suite: one embedded Postgres, a fresh database for whoever asks."""
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of many threads on few cores crawl
+
+from gateway.embedded import EmbeddedPostgres
+from tests.support.stack import database
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A migrated server; its own database is the template of all others."""
+    folder = Path(tempfile.mkdtemp(prefix="tenkaigen-tests-"))
+    folder.chmod(0o711)  # as root, Postgres runs as a user of its own
+    with EmbeddedPostgres(folder) as server:
+        yield server
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def new_database(postgres: EmbeddedPostgres) -> Iterator[Callable[[], str]]:
+    """Makes fresh databases, each dropped at the end; returns the owner's URL."""
+    numbers = itertools.count()
+    server = postgres.admin_url.replace("/postgres?", "/template1?")
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(database(server, "postgres", f"test_{next(numbers)}"))
+
+
+@pytest.fixture
+def admin_url(new_database: Callable[[], str]) -> str:
+    return new_database()
