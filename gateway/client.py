@@ -45,7 +45,7 @@ def _asked(http: httpx.Client, method: str, path: str, **kwargs: Any) -> httpx.R
         answer = http.request(method, path, **kwargs)
     except httpx.HTTPError as error:
         raise ConfigurationError(
-            f"no gateway answers at {http.base_url} ({error}). Start one with `make up`, or name it with --url."
+            f"no gateway answers at {http.base_url} ({error}). Start one by `make up`, or name it by --url."
         ) from error
     if answer.is_success:
         return answer

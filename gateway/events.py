@@ -13,6 +13,7 @@ from uuid import UUID
 
 import psycopg
 import structlog
+from psycopg_pool import PoolTimeout
 
 from gateway.db import Database
 
@@ -20,6 +21,7 @@ log = structlog.get_logger()
 
 INTERVAL = 0.5
 """Seconds between two looks at the log when nothing hints at news: how late another replica's events are."""
+HINT_INTERVAL = 0.03
 BATCH = 500
 QUEUE_LIMIT = 1000
 """Events waiting for one slow listener; beyond it the stream ends and the client resumes by id."""
@@ -129,24 +131,33 @@ class EventHub:
             yield event
 
     async def _read_forever(self) -> None:
+        pause = INTERVAL
         while not self._closed:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), INTERVAL)
+                await asyncio.wait_for(self._news.wait(), pause)
+            hinted = self._news.is_set()
             self._news.clear()
+            pause = INTERVAL
             if not self._listeners:
                 continue
             try:
-                await self._read()
-            except psycopg.Error as error:
+                found = await self._read()
+            except (psycopg.Error, PoolTimeout) as error:
                 log.warning("event_log_unreadable", error=str(error))
                 await asyncio.sleep(INTERVAL)
+            else:
+                # Hinted at but not found: an older transaction still runs, and will not for long.
+                pause = HINT_INTERVAL if hinted and not found else INTERVAL
 
-    async def _read(self) -> None:
+    async def _read(self) -> bool:
+        """Hand out what is new; whether there was anything."""
+        before = self._cursor
         async with self._reading:
             while rows := await self._db.all(NEWS, {"after": self._cursor, "limit": BATCH}):
                 for row in rows:
                     self._hand_out(JobEvent(**row))
                 self._cursor = rows[-1]["id"]
+            return self._cursor != before
 
     def _hand_out(self, event: JobEvent) -> None:
         for listener in [listener for listener in self._listeners if listener.wants(event)]:

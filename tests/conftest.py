@@ -38,3 +38,19 @@ def new_database(postgres: EmbeddedPostgres) -> Iterator[Callable[[], str]]:
 @pytest.fixture
 def admin_url(new_database: Callable[[], str]) -> str:
     return new_database()
+
+
+@pytest.fixture(scope="session")
+def new_folder() -> Iterator[Callable[[], Path]]:
+    """Makes folders short enough for a socket and open enough for Postgres's own user."""
+    root = Path(tempfile.mkdtemp(prefix="tenkaigen-data-"))
+    root.chmod(0o711)
+    numbers = itertools.count()
+
+    def make() -> Path:
+        folder = root / str(next(numbers))
+        folder.mkdir()
+        return folder
+
+    yield make
+    shutil.rmtree(root, ignore_errors=True)

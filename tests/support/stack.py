@@ -1,40 +1,56 @@
-"""The whole product in one test process: real Postgres, real HTTP, real signed webhooks.
+"""The whole product under test: real Postgres, real processes, real HTTP, real signed webhooks.
 
-``Stack`` runs gateway and GPU service under Uvicorn on ports of their own.  ``Gpu`` stands between them
-where a test wants a fault: it forwards everything, and loses, doubles or delays webhooks when told to.
+The GPU service and, where a test kills it, the gateway are processes of their own.  ``WebhookGate`` stands
+between the two where a test wants a fault: it drops, doubles or delays events, and forwards the rest.
 """
 
 import asyncio
 import contextlib
+import os
+import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
 import uvicorn
+from fastapi import FastAPI, Request, Response
 from psycopg import sql
+from psycopg.rows import dict_row
 
+from gateway.app import create_app
 from gateway.config import Settings, login_as
 from gateway.embedded import add_key
 
-WEBHOOK_SECRET = "whsec_" + "c2VjcmV0IG9mIHRoZSB0ZXN0cywgMzIgYnl0ZXMhISE="
+ROOT = Path(__file__).parents[2]
+WEBHOOK_SECRET = "whsec_c2VjcmV0IG9mIHRoZSB0ZXN0cywgMzIgYnl0ZXMhISE="
 GPU_TOKEN = "token-of-the-tests"
+SIGNING_KEY = "signing-key-of-the-tests"
 
 
 @contextlib.contextmanager
-def database(admin_url: str, template: str, name: str) -> Iterator[str]:
+def database(server_url: str, template: str, name: str) -> Iterator[str]:
     """A fresh database, copied from a migrated template; yields its URL for the owner."""
-    with psycopg.connect(admin_url, autocommit=True) as connection:
+    with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute(
             sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
         )
     try:
-        yield admin_url.replace("/template1?", f"/{name}?")
+        yield server_url.replace("/template1?", f"/{name}?")
     finally:
-        with psycopg.connect(admin_url, autocommit=True) as connection:
+        with psycopg.connect(server_url, autocommit=True) as connection:
             connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextlib.asynccontextmanager
@@ -55,26 +71,113 @@ async def serve(app: Any, port: int = 0) -> AsyncIterator[str]:
         await running
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+class Process:
+    """A server of ours in a process of its own, which a test may kill and start again."""
+
+    def __init__(self, module: str, environment: dict[str, str], log: Path, health_url: str) -> None:
+        self._command = [sys.executable, "-m", module]
+        self._environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        self._log = log
+        self._health_url = health_url
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command, cwd=ROOT, env=self._environment, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self._log.read_text()[-3000:]
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(self._health_url, timeout=2).status_code == 200:
+                    return
+            time.sleep(0.02)
+        raise AssertionError(f"not healthy: {self._log.read_text()[-3000:]}")
+
+    def kill(self) -> None:
+        """kill -9: nothing of it is left to say goodbye."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(15)
 
 
-def settings(admin_url: str, folder: Path, gpu_url: str, **overrides: Any) -> Settings:
-    """Settings of a test gateway on an embedded database."""
+def gpu_process(folder: Path, port: int, webhook_url: str, **environment: str) -> Process:
+    """The local GPU service; not started yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "GPU_HOST": "127.0.0.1",
+        "GPU_PORT": str(port),
+        "GPU_TOKEN": GPU_TOKEN,
+        "GPU_DATA": str(folder / "gpu"),
+        "TENKAIGEN_WEBHOOK_URL": webhook_url,
+        "TENKAIGEN_WEBHOOK_SECRET": WEBHOOK_SECRET,
+        **environment,
+    }
+    return Process("modal_app.local", settings, folder / "gpu.log", f"http://127.0.0.1:{port}/healthz")
+
+
+def gateway_process(folder: Path, port: int, admin_url: str, gpu_url: str, **environment: str) -> Process:
+    """A gateway; not started yet."""
+    settings = {
+        "HOST": "127.0.0.1",
+        "PORT": str(port),
+        "DATA": str(folder),
+        "DATABASE_URL": login_as(admin_url, "gateway"),
+        "MODAL_GENERATE_ENDPOINT": gpu_url,
+        "GPU_TOKEN": GPU_TOKEN,
+        "WEBHOOK_SECRET": WEBHOOK_SECRET,
+        "URL_SIGNING_KEY": SIGNING_KEY,
+        "LOG_LEVEL": "warning",
+        **environment,
+    }
+    return Process("gateway", settings, folder / f"gateway-{port}.log", f"http://127.0.0.1:{port}/healthz")
+
+
+def gateway_settings(admin_url: str, folder: Path, port: int, gpu_url: str, **overrides: Any) -> Settings:
+    """Settings of a gateway inside the test process."""
     values: dict[str, Any] = {
+        "port": port,
         "data": folder,
         "database_url": login_as(admin_url, "gateway"),
         "modal_generate_endpoint": gpu_url,
         "gpu_token": GPU_TOKEN,
         "webhook_secret": WEBHOOK_SECRET,
-        "url_signing_key": "signing-key-of-the-tests",
+        "url_signing_key": SIGNING_KEY,
         "worker_interval_seconds": 0.1,
-        "log_level": "warning",
+        "log_level": "error",
         **overrides,
     }
     return Settings(_env_file=None, **values)
+
+
+class WebhookGate:
+    """Takes the GPU service's events in the gateway's place and passes on what the test lets through."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.seen = 0
+        self.copies: Callable[[dict[str, Any]], int] = lambda event: 1
+        """How often an event is delivered: 0 loses it, 2 doubles it."""
+        self.app = FastAPI()
+        self.app.post("/")(self._receive)
+
+    def drop_all(self) -> None:
+        self.copies = lambda event: 0
+
+    async def _receive(self, request: Request) -> Response:
+        self.seen += 1
+        body, names = await request.body(), ("webhook-id", "webhook-timestamp", "webhook-signature")
+        headers = {name: request.headers[name] for name in names}
+        async with httpx.AsyncClient() as http:
+            for _ in range(self.copies(await request.json())):
+                await http.post(self.target, content=body, headers=headers)
+        return Response(status_code=204)
 
 
 class User:
@@ -101,5 +204,51 @@ class User:
         """The job once it has ended; fails when that takes longer than ``within`` seconds."""
         async with asyncio.timeout(within):
             while (job := await self.job(job_id))["status"] in ("queued", "processing"):
-                await asyncio.sleep(0.03)
+                await asyncio.sleep(0.05)
         return job
+
+
+class Stack:
+    """A gateway in this process, a GPU service in another, and a user of both."""
+
+    def __init__(self, admin_url: str, folder: Path, gpu: Process, url: str) -> None:
+        self.admin_url = admin_url
+        self.folder = folder
+        self.gpu = gpu
+        self.url = url
+        self.user = self.new_user()
+
+    def new_user(self, scopes: tuple[str, ...] = ("generate", "read")) -> User:
+        return User(self.url, self.admin_url, f"{os.urandom(4).hex()}@example.com", list(scopes))
+
+    def rows(self, statement: str, *values: object) -> list[dict[str, Any]]:
+        """What the database's owner sees."""
+        with psycopg.connect(self.admin_url, row_factory=dict_row) as connection:
+            return connection.execute(statement.encode(), values).fetchall()
+
+    def objects(self) -> list[str]:
+        """Keys of every object in the bucket."""
+        bucket = self.folder / "buckets" / "generated-designs"
+        return sorted(path.relative_to(bucket).as_posix() for path in bucket.rglob("*") if path.is_file())
+
+
+@contextlib.asynccontextmanager
+async def stack(
+    admin_url: str,
+    folder: Path,
+    *,
+    webhook_url: str = "",
+    gpu: dict[str, str] | None = None,
+    **overrides: Any,
+) -> AsyncIterator[Stack]:
+    """Start everything; the GPU service posts to ``webhook_url``, by default to the gateway itself."""
+    port, gpu_port = free_port(), free_port()
+    hook = webhook_url or f"http://127.0.0.1:{port}/api/generate/webhook"
+    service = gpu_process(folder, gpu_port, hook, **(gpu or {}))
+    await asyncio.to_thread(service.start)
+    app = create_app(gateway_settings(admin_url, folder, port, f"http://127.0.0.1:{gpu_port}", **overrides))
+    try:
+        async with serve(app, port) as url:
+            yield Stack(admin_url, folder, service, url)
+    finally:
+        await asyncio.to_thread(service.stop)

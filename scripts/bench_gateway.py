@@ -1,0 +1,146 @@
+"""What the gateway adds to a job: ``make bench``.
+
+Embedded Postgres, a gateway and a GPU service with the instant model, each a process of its own, as under
+``make up``.  N clients each keep one job in flight.  Overhead is what the job's row says: finished minus
+created minus GPU seconds.  Statements are counted by Postgres's own log in a run of their own, since
+logging them costs time; BEGIN, COMMIT and set_config count like any other.
+"""
+
+import argparse
+import asyncio
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+
+from gateway.embedded import EmbeddedPostgres, add_key
+from tests.support.stack import free_port, gateway_process, gpu_process
+
+BODY = {"prompt": "a phoenix rising", "model": "instant", "size": "256x256"}
+OVERHEAD = """
+select extract(epoch from finished_at - created_at) * 1000 - gpu_seconds::float * 1000 as ms
+from public.generation_jobs where status = 'completed' and id = any(%s::uuid[])
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--jobs", type=int, default=300, help="jobs a row of the table")
+    options = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory(prefix="tenkaigen-bench-") as name,
+        _product(Path(name)) as (url, admin, key),
+    ):
+        print(f"{_cpu()}, {os.cpu_count()} cores, Python {platform.python_version()}, Postgres 16")
+        print(f"{'in flight':>9} {'jobs/s':>7} {'overhead p50':>13} {'p95':>8} {'statements/job':>15}")
+        asyncio.run(_load(url, admin, key, 20, 40))  # warm up
+        for in_flight in (1, 20):
+            jobs = options.jobs if in_flight > 1 else options.jobs // 3
+            seconds, overheads = asyncio.run(_load(url, admin, key, in_flight, jobs))
+            with _statement_log(admin) as statements:
+                asyncio.run(_load(url, admin, key, in_flight, jobs))
+            counted = statements()
+            p50, p95 = statistics.median(overheads), statistics.quantiles(overheads, n=20)[-1]
+            per_job = sum(counted.values()) / jobs
+            print(f"{in_flight:>9} {jobs / seconds:>7.0f} {p50:>10.1f} ms {p95:>5.1f} ms {per_job:>15.1f}")
+
+
+async def _load(url: str, admin: str, key: str, in_flight: int, jobs: int) -> tuple[float, list[float]]:
+    """(seconds, overhead of each job in ms) of ``jobs`` jobs, ``in_flight`` of them at a time."""
+    left = iter(range(jobs))
+    ids: list[str] = []
+    headers = {"Authorization": f"Bearer {key}"}
+    watcher = await psycopg.AsyncConnection.connect(admin, autocommit=True)
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as http, watcher:
+
+        async def client() -> None:
+            for n in left:
+                job = (await http.post("/v1/jobs", json={**BODY, "seed": n})).json()
+                ids.append(job["id"])
+                await _ended(watcher, job["id"])
+
+        started = time.perf_counter()
+        await asyncio.gather(*(client() for _ in range(in_flight)))
+        seconds = time.perf_counter() - started
+        rows = await (await watcher.execute(OVERHEAD, (ids,))).fetchall()
+    assert len(rows) == jobs, f"{jobs - len(rows)} jobs did not complete"
+    return seconds, [row[0] for row in rows]
+
+
+async def _ended(watcher: psycopg.AsyncConnection[Any], job_id: str) -> None:
+    """Watch the row as the database's owner, so that watching costs the gateway nothing."""
+    while True:
+        answer = await watcher.execute(
+            "select wake_at is null from public.generation_jobs where id = %s", (job_id,)
+        )
+        row = await answer.fetchone()
+        if row and row[0]:
+            return
+        await asyncio.sleep(0.005)
+
+
+@contextmanager
+def _product(folder: Path) -> Iterator[tuple[str, str, str]]:
+    """(gateway's URL, owner's database URL, API key)."""
+    folder.chmod(0o711)
+    port, gpu_port = free_port(), free_port()
+    hook, gpu_url = f"http://127.0.0.1:{port}/v1/callbacks/gpu", f"http://127.0.0.1:{gpu_port}"
+    with EmbeddedPostgres(folder) as postgres:
+        gpu = gpu_process(folder, gpu_port, hook, GPU_MODELS="instant")
+        gateway = gateway_process(folder, port, postgres.admin_url, gpu_url, DEFAULT_MODEL="instant")
+        try:
+            gpu.start()
+            gateway.start()
+            _, key = add_key(postgres.admin_url, "bench@example.com", ["generate", "read"])
+            yield f"http://127.0.0.1:{port}", postgres.admin_url, key
+        finally:
+            gateway.stop()
+            gpu.stop()
+
+
+@contextmanager
+def _statement_log(admin: str) -> Iterator[Any]:
+    """Log every statement of the gateway's two logins; the yielded function counts them by first word."""
+    log = Path(admin.rpartition("host=")[2]) / "log"
+    _set_logging(admin, "all")
+    start = log.stat().st_size
+
+    def count() -> Counter[str]:
+        _set_logging(admin, "none")
+        with log.open(errors="replace") as file:
+            file.seek(start)
+            lines = [line for line in file if line.startswith("gateway") and "LOG:" in line]
+        texts = [line.split(": ", 2)[2] for line in lines if "statement: " in line or "execute " in line]
+        return Counter(text.split()[0].lower() if text.split() else "with" for text in texts)
+
+    yield count
+
+
+def _set_logging(admin: str, what: str) -> None:
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f"alter system set log_statement = '{what}'".encode())
+        connection.execute("alter system set log_line_prefix = '%u '")
+        connection.execute("select pg_reload_conf()")
+    time.sleep(0.3)
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(": ")[2]
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    main()

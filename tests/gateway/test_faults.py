@@ -1,0 +1,279 @@
+"""What may go wrong in the middle: kills, lost and doubled webhooks, a bucket that refuses.
+
+Every test ends with the same invariants, read from the database and the bucket: each job has ended, each
+completed one has one picture, one charge and one outbox row, and no object lies there without a row.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.stack import (
+    Process,
+    Stack,
+    WebhookGate,
+    free_port,
+    gateway_process,
+    gpu_process,
+    serve,
+    stack,
+)
+
+SLOW = {"GPU_MODELS": "instant", "INSTANT_SECONDS": "0.1"}
+FAST = {"webhook_patience_seconds": 0.3, "lease_seconds": 2.0, "default_model": "instant"}
+
+
+def assert_invariants(product: Stack, jobs: list[str], allowed: tuple[str, ...] = ("completed",)) -> None:
+    rows = product.rows(
+        """select j.id::text, j.status::text, j.wake_at, j.cost_usd_micros,
+             (select count(*) from public.generated_assets a where a.job_id = j.id) as pictures,
+             (select count(*) from private.outbox o where o.job_id = j.id) as told,
+             (select coalesce(sum(c.usd_micros), 0) from private.generation_calls c
+              where c.job_id = j.id) as charged
+           from public.generation_jobs j where j.id = any(%s::uuid[])""",
+        jobs,
+    )
+    assert {row["id"] for row in rows} == set(jobs)
+    for row in rows:
+        assert row["status"] in allowed, row
+        assert (row["wake_at"], row["told"]) == (None, 1), row
+        assert row["pictures"] == (1 if row["status"] == "completed" else 0), row
+        assert row["charged"] == row["cost_usd_micros"], row
+    keys = {row["key"] for row in product.rows("select key from public.generated_assets")}
+    assert set(product.objects()) == keys
+
+
+async def create_many(product: Stack, count: int) -> list[str]:
+    jobs = await asyncio.gather(
+        *(product.user.create(prompt=f"number {n}", size="64x64", seed=n) for n in range(count))
+    )
+    return [job["id"] for job in jobs]
+
+
+async def all_ended(product: Stack, jobs: list[str], within: float = 40) -> None:
+    async with asyncio.timeout(within):
+        while product.rows(
+            "select from public.generation_jobs where id = any(%s::uuid[]) and wake_at is not null limit 1",
+            jobs,
+        ):
+            await asyncio.sleep(0.1)
+
+
+class Killable(Stack):
+    """The same, with the gateway in a process of its own."""
+
+    gateway: Process
+
+
+@asynccontextmanager
+async def killable(admin_url: str, folder: Path, **environment: str) -> AsyncIterator[Killable]:
+    port, gpu_port = free_port(), free_port()
+    gpu = gpu_process(folder, gpu_port, f"http://127.0.0.1:{port}/api/generate/webhook", **SLOW)
+    settings = {name.upper(): str(value) for name, value in FAST.items()} | environment
+    gateway = gateway_process(folder, port, admin_url, f"http://127.0.0.1:{gpu_port}", **settings)
+    try:
+        await asyncio.to_thread(gpu.start)
+        await asyncio.to_thread(gateway.start)
+        product = Killable(admin_url, folder, gpu, f"http://127.0.0.1:{port}")
+        product.gateway = gateway
+        yield product
+    finally:
+        await asyncio.to_thread(gateway.stop)
+        await asyncio.to_thread(gpu.stop)
+
+
+async def restart(process: Process) -> None:
+    process.kill()
+    await asyncio.to_thread(process.start)
+
+
+@pytest.fixture
+def folder(new_folder: Callable[[], Path]) -> Path:
+    return new_folder()
+
+
+async def test_a_gateway_killed_with_twenty_jobs_in_flight_completes_all_of_them(
+    admin_url: str, folder: Path
+) -> None:
+    async with killable(admin_url, folder) as product:
+        jobs = await create_many(product, 20)
+        await asyncio.sleep(0.4)
+        await restart(product.gateway)
+        await all_ended(product, jobs)
+        assert_invariants(product, jobs)
+
+
+async def test_a_gateway_killed_again_and_again_loses_and_doubles_nothing(
+    admin_url: str, folder: Path
+) -> None:
+    dice = random.Random(1)
+    async with killable(admin_url, folder) as product:
+        jobs = await create_many(product, 40)
+        for _ in range(4):
+            await asyncio.sleep(dice.uniform(0.05, 0.8))
+            await restart(product.gateway)
+        await all_ended(product, jobs)
+        assert_invariants(product, jobs)
+
+
+async def test_jobs_end_when_the_gpu_service_is_killed_and_comes_back(admin_url: str, folder: Path) -> None:
+    async with killable(admin_url, folder) as product:
+        jobs = await create_many(product, 20)
+        await asyncio.sleep(0.5)
+        await restart(product.gpu)
+        await all_ended(product, jobs)
+        assert_invariants(product, jobs, allowed=("completed", "failed"))
+        failures = product.rows(
+            "select distinct error_code from public.generation_jobs where status = 'failed'"
+        )
+        assert {row["error_code"] for row in failures} <= {"call_lost"}
+
+
+async def test_no_job_hangs_when_the_gpu_service_never_comes_back(admin_url: str, folder: Path) -> None:
+    async with killable(admin_url, folder) as product:
+        jobs = []
+        for n in range(5):
+            body: dict[str, Any] = {"prompt": str(n), "size": "64x64", "expires_in_seconds": 3}
+            jobs.append((await product.user.create(**body))["id"])
+        await asyncio.sleep(0.15)
+        product.gpu.kill()
+        await all_ended(product, jobs, within=15)
+        assert_invariants(product, jobs, allowed=("completed", "failed"))
+
+
+async def test_a_second_gateway_takes_over_from_one_that_dies_for_good(admin_url: str, folder: Path) -> None:
+    async with killable(admin_url, folder) as product:
+        other = gateway_process(
+            folder,
+            free_port(),
+            admin_url,
+            product.gpu._health_url.removesuffix("/healthz"),
+            **{name.upper(): str(value) for name, value in FAST.items()},
+        )
+        await asyncio.to_thread(other.start)
+        try:
+            jobs = await create_many(product, 20)
+            await asyncio.sleep(0.3)
+            product.gateway.kill()
+            await all_ended(product, jobs)
+            assert_invariants(product, jobs)
+        finally:
+            await asyncio.to_thread(other.stop)
+
+
+@asynccontextmanager
+async def gated(admin_url: str, folder: Path) -> AsyncIterator[tuple[Stack, WebhookGate]]:
+    gate = WebhookGate("")
+    async with (
+        serve(gate.app) as gate_url,
+        stack(
+            admin_url, folder, webhook_url=f"{gate_url}/", gpu={"GPU_MODELS": "instant"}, **FAST
+        ) as product,
+    ):
+        gate.target = f"{product.url}/v1/callbacks/gpu"
+        yield product, gate
+
+
+async def test_every_job_completes_when_all_webhooks_are_lost(admin_url: str, folder: Path) -> None:
+    async with gated(admin_url, folder) as (product, gate):
+        gate.drop_all()
+        jobs = await create_many(product, 20)
+        await all_ended(product, jobs)
+        assert_invariants(product, jobs)
+        assert gate.seen >= 20
+        assert product.rows("select * from private.webhook_inbox") == []
+
+
+async def test_doubled_and_lost_webhooks_move_each_job_once(admin_url: str, folder: Path) -> None:
+    dice = random.Random(2)
+    async with gated(admin_url, folder) as (product, gate):
+        gate.copies = lambda event: dice.choice((0, 1, 2, 2))
+        jobs = await create_many(product, 40)
+        await all_ended(product, jobs)
+        assert_invariants(product, jobs)
+        ends = product.rows(
+            "select job_id from private.job_events where event = 'completed' group by 1 having count(*) > 1"
+        )
+        assert ends == []
+
+
+async def test_jobs_canceled_at_any_moment_are_canceled_or_completed_and_never_both(
+    admin_url: str, folder: Path
+) -> None:
+    dice = random.Random(3)
+    async with stack(admin_url, folder, gpu={**SLOW, "INSTANT_SECONDS": "0.02"}, **FAST) as product:
+        jobs = await create_many(product, 40)
+
+        async def cancel(job: str) -> None:
+            await asyncio.sleep(dice.uniform(0, 1.0))
+            assert (await product.user.http.post(f"/v1/jobs/{job}/cancel")).status_code == 200
+
+        await asyncio.gather(*(cancel(job) for job in jobs))
+        await all_ended(product, jobs)
+        await eventually(lambda: no_open_calls(product))
+        assert_invariants(product, jobs, allowed=("completed", "canceled"))
+
+
+async def no_open_calls(product: Stack) -> bool:
+    return not product.rows(
+        """select from private.generation_calls
+           where status in ('queued', 'running') or (status = 'pending' and call_id is not null)"""
+    )
+
+
+async def eventually(check: Callable[[], Awaitable[bool]], within: float = 10) -> None:
+    async with asyncio.timeout(within):
+        while not await check():
+            await asyncio.sleep(0.1)
+
+
+async def test_a_canceled_run_stops_and_is_charged_what_it_had_cost(admin_url: str, folder: Path) -> None:
+    async with stack(admin_url, folder, gpu={**SLOW, "INSTANT_SECONDS": "20"}, **FAST) as product:
+        job = await product.user.create(prompt="long", size="64x64", num_inference_steps=100)
+        await eventually(lambda: is_running(product, job["id"]))
+        await asyncio.sleep(1.0)
+        canceled = (await product.user.http.post(f"/v1/jobs/{job['id']}/cancel")).json()
+        assert (canceled["status"], canceled["images"]) == ("canceled", [])
+        await eventually(lambda: no_open_calls(product))
+        after = await product.user.job(job["id"])
+        assert after["status"] == "canceled"
+        assert 0.5 < after["cost"]["gpu_seconds"] < 5
+        assert after["cost"]["usd_micros"] > 0
+        assert_invariants(product, [job["id"]], allowed=("canceled",))
+
+
+async def is_running(product: Stack, job_id: str) -> bool:
+    return (await product.user.job(job_id))["stage"] == "generating"
+
+
+async def test_a_bucket_that_refuses_for_a_while_delays_the_job_and_loses_nothing(
+    admin_url: str, folder: Path
+) -> None:
+    async with stack(admin_url, folder, gpu={"GPU_MODELS": "instant"}, **FAST) as product:
+        bucket = folder / "buckets" / "generated-designs"
+        bucket.rmdir()
+        bucket.write_text("a file where the folder should be")
+        job = await product.user.create(prompt="a", size="64x64")
+        await asyncio.sleep(0.6)
+        assert (await product.user.job(job["id"]))["stage"] == "storing"
+        bucket.unlink()
+        assert (await product.user.ended(job["id"]))["status"] == "completed"
+        assert_invariants(product, [job["id"]])
+
+
+async def test_a_job_survives_postgres_cutting_every_connection(admin_url: str, folder: Path) -> None:
+    async with stack(admin_url, folder, gpu=SLOW, **FAST) as product:
+        jobs = await create_many(product, 10)
+        for _ in range(3):
+            await asyncio.sleep(0.2)
+            product.rows(
+                """select pg_terminate_backend(pid) from pg_stat_activity
+                   where usename like 'gateway%%' and datname = current_database()"""
+            )
+        await all_ended(product, jobs)
+        assert_invariants(product, jobs)
