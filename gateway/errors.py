@@ -164,6 +164,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def raised_by_framework(request: Request, error: HTTPException) -> JSONResponse:
+        if (
+            error.detail == "There was an error parsing the body"
+        ):  # FastAPI's words for bytes that are no text
+            return problem(request, Malformed("The body is not valid JSON.", code="invalid_json"))
         translated = ApiError(
             str(error.detail),
             code=_CODE_OF_STATUS.get(error.status_code, "invalid_request"),
@@ -179,7 +183,7 @@ def install(app: FastAPI) -> None:
 
 
 def _from_validation(error: RequestValidationError) -> ApiError:
-    found = [{"pointer": _pointer(e["loc"]), "detail": e["msg"]} for e in error.errors()]
+    found = [{"pointer": _pointer(e["loc"]), "detail": _printable(e["msg"])} for e in error.errors()]
     if any(e["type"] == "json_invalid" for e in error.errors()):
         return Malformed("The body is not valid JSON.", code="invalid_json", errors=found)
     first = found[0] if found else {"pointer": "", "detail": "The request is malformed."}
@@ -191,4 +195,9 @@ def _from_validation(error: RequestValidationError) -> ApiError:
 def _pointer(location: tuple[int | str, ...]) -> str:
     """JSON pointer of a validation error, without the 'body' that FastAPI puts in front."""
     parts = location[1:] if location and location[0] in ("body", "query", "path", "header") else location
-    return "".join(f"/{part}" for part in parts)
+    return _printable("".join(f"/{part}" for part in parts))
+
+
+def _printable(text: str) -> str:
+    """A caller's own field name may hold half a surrogate pair, which no answer can."""
+    return text.encode("utf-8", "replace").decode()

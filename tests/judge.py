@@ -49,7 +49,10 @@ def judge_pair(image: Image.Image) -> tuple[list[Seen], str]:
 
 
 def judge_style(image: Image.Image, picture: Picture) -> str:
-    """The style that fits best, knowing what the picture is meant to show."""
+    """The style that fits best, knowing what the picture is meant to show.
+
+    It always names one: on pictures that show nothing it is right one time in five.
+    """
     features = _style_features(_native(image))
 
     def distance(style: str) -> float:

@@ -24,8 +24,9 @@ Scalar = str | int | float | bool
 
 
 def _storable(text: str) -> str:
-    if "\x00" in text:
-        raise ValueError("must not contain a NUL character")
+    """Postgres keeps neither NUL nor half a surrogate pair, both of which JSON can spell."""
+    if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("must not contain NUL characters or lone surrogates")
     return text
 
 

@@ -239,12 +239,14 @@ ended as (
 select id from ended
 """
 
+# A job whose pictures are being stored is past canceling: nothing is left to save, and no object is orphaned.
 CANCEL = f"""
 with ended as (
   update public.generation_jobs
   set status = 'canceled', stage = null, version = version + 1, wake_at = null,
       leased_by = null, call = null, finished_at = now(), {{costs}}
   where id = %(id)s and user_id = %(user_id)s and status in ('queued', 'processing')
+    and stage <> 'storing'
   returning id, user_id, parent_id, status, call_id
 ),
 {_ENDED}

@@ -7,6 +7,7 @@ from the row, and the row moves only through the repository's fenced statements.
 import asyncio
 import hashlib
 import io
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -63,10 +64,11 @@ class Steps:
         try:
             assets = await self._store(job, job.call, job.call.result)
         except CallUnknown:
-            return await self._move(job, lifecycle.after_loss(job))
+            return await self._give_up(job, lifecycle.after_loss(job), job.call.result)
         except (GpuError, StorageError, BadPicture, OSError) as error:
             log.warning("job_not_stored", job_id=str(job.id), error=str(error))
-            return await self._move(job, lifecycle.after_failed_store(job, str(error)))
+            move = lifecycle.after_failed_store(job, str(error))
+            return await self._give_up(job, move, job.call.result)
         return await self._jobs.complete(job, assets, f"/images/{assets[0]['id']}.{_extension(assets[0])}")
 
     async def stumble(self, job: ClaimedJob) -> None:
@@ -130,6 +132,20 @@ class Steps:
                 leased = await self._record((job.id, job.seq, job.attempt), ended)
                 return leased is not None and await self.settle(leased)
         return False
+
+    async def _give_up(self, job: ClaimedJob, move: Move, result: ImageResult) -> bool:
+        """What an attempt has stored goes away with it, once the fence has agreed that it is over."""
+        match move:
+            case Fail():
+                over = await self._jobs.fail(job, move)
+            case Requeue():
+                over = await self._jobs.requeue(job, move, failed=False)
+            case _:
+                return await self._move(job, move)
+        if over:
+            with suppress(StorageError, OSError):
+                await self._bucket.delete(lifecycle.object_key(job, picture) for picture in result.images)
+        return over and isinstance(move, Fail)
 
     async def _record(self, key: tuple[Any, int, int], call: Call) -> ClaimedJob | None:
         return await self._jobs.record_result(

@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import io
 import json
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple
 
 import httpx
 import psycopg
@@ -13,6 +13,14 @@ import pytest
 from PIL import Image
 
 from tests.support.stack import Stack, User
+
+
+class Event(NamedTuple):
+    """One server-sent event."""
+
+    id: int
+    name: str
+    job: dict[str, Any]
 
 
 async def test_a_job_is_answered_before_any_gpu_work_and_ends_with_its_picture(product: Stack) -> None:
@@ -274,21 +282,23 @@ async def test_priority_decides_inside_a_users_queue(product: Stack) -> None:
 
 
 async def read_events(
-    user: User, path: str, count: int, headers: dict[str, str] | None = None
-) -> list[tuple[int, str, dict[str, Any]]]:
-    """The first ``count`` events of a stream: (id, event, job)."""
-    events, current = [], {}
-    async with user.http.stream("GET", path, headers=headers or {}) as stream:
+    user: User, path: str, *, after: int | None = None, last: Callable[[Event], bool] = lambda event: False
+) -> list[Event]:
+    """The events of a stream up to its end or to the ``last`` one."""
+    headers = {} if after is None else {"Last-Event-ID": str(after)}
+    events: list[Event] = []
+    fields: dict[str, str] = {}
+    async with user.http.stream("GET", path, headers=headers) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         async for line in stream.aiter_lines():
             name, _, value = line.partition(": ")
             if line:
-                current[name] = value
-            elif "data" in current:
-                events.append((int(current["id"]), current["event"], json.loads(current["data"])))
-                current = {}
-                if len(events) == count:
-                    return events
+                fields[name] = value
+            elif "data" in fields:
+                events.append(Event(int(fields["id"]), fields["event"], json.loads(fields["data"])))
+                fields = {}
+                if last(events[-1]):
+                    break
     return events
 
 
@@ -296,56 +306,50 @@ async def test_a_jobs_stream_tells_its_moves_and_ends_with_it(product: Stack) ->
     user = product.new_user()
     async with held_queue(product):
         job = await user.create(prompt="a", size="64x64")
-        reading = asyncio.create_task(read_events(user, f"/v1/jobs/{job['id']}/events", 100))
+        reading = asyncio.create_task(read_events(user, f"/v1/jobs/{job['id']}/events"))
         await asyncio.sleep(0.3)
     events = await asyncio.wait_for(reading, 20)
-    ids = [event_id for event_id, _, _ in events]
+    ids = [event.id for event in events]
     assert ids == sorted(set(ids))
-    assert events[0][1] == "status"
-    assert (events[0][2]["status"], events[-1][1], events[-1][2]["status"]) == (
-        "queued",
-        "completed",
-        "completed",
-    )
-    assert len(events[-1][2]["images"]) == 1
-    assert not any(job["images"] for _, _, job in events[:-1])
+    first, last = events[0], events[-1]
+    assert (first.name, first.job["status"]) == ("status", "queued")
+    assert (last.name, last.job["status"], len(last.job["images"])) == ("completed", "completed", 1)
+    assert not any(event.job["images"] for event in events[:-1])
+
+
+async def test_the_stream_of_an_ended_job_tells_its_end_and_closes(product: Stack) -> None:
+    job = await product.user.create(prompt="a", size="64x64", wait=20)
+    (event,) = await read_events(product.user, f"/v1/jobs/{job['id']}/events")
+    assert (event.name, event.job["id"]) == ("completed", job["id"])
 
 
 async def test_a_stream_cut_anywhere_resumes_without_loss_or_repetition(product: Stack) -> None:
     user = product.new_user()
-    start = (await read_events(user, f"/v1/jobs/{(await user.create(prompt='a', wait=20))['id']}/events", 1))[
-        0
-    ][0]
+    before = await user.create(prompt="before", size="64x64", wait=20)
+    start = (await read_events(user, f"/v1/jobs/{before['id']}/events"))[-1].id
     jobs = [await user.create(prompt=str(n), size="64x64", wait=20) for n in range(4)]
-    whole = await resumed(user, start)
-    assert [job for _, event, job in whole if event == "completed"] != []
-    assert {job["id"] for _, event, job in whole if event == "completed"} == {job["id"] for job in jobs}
-    for cut in range(len(whole)):
-        assert ids_of(await resumed(user, whole[cut][0])) == ids_of(whole[cut + 1 :])
 
+    def is_last(event: Event) -> bool:
+        return (event.job["id"], event.name) == (jobs[-1]["id"], "completed")
 
-def ids_of(events: list[tuple[int, str, dict[str, Any]]]) -> list[int]:
-    return [event_id for event_id, _, _ in events]
-
-
-async def resumed(user: User, after: int) -> list[tuple[int, str, dict[str, Any]]]:
-    """All events behind ``after``, up to those of a job made now to mark the end."""
-    marker = await user.create(prompt="marker", size="64x64", wait=20)
-    events: list[tuple[int, str, dict[str, Any]]] = []
-    while not any(job["id"] == marker["id"] for _, _, job in events):
-        count = len(events) + 1
-        events = await read_events(user, "/v1/events", count, {"Last-Event-ID": str(after)})
-    return [event for event in events if event[2]["prompt"]["input"] != "marker"]
+    whole = await read_events(user, "/v1/events", after=start, last=is_last)
+    completed = [event.job["id"] for event in whole if event.name == "completed"]
+    assert completed == [job["id"] for job in jobs]
+    for n, cut in enumerate(whole[:-1]):
+        rest = await read_events(user, "/v1/events", after=cut.id, last=is_last)
+        assert [(event.id, event.name) for event in rest] == [
+            (event.id, event.name) for event in whole[n + 1 :]
+        ]
 
 
 async def test_another_users_moves_are_not_in_the_stream(product: Stack) -> None:
     mine, theirs = product.new_user(), product.new_user()
-    reading = asyncio.create_task(read_events(mine, "/v1/events", 1))
+    reading = asyncio.create_task(read_events(mine, "/v1/events", last=lambda event: True))
     await asyncio.sleep(0.3)
     await theirs.create(prompt="a", size="64x64", wait=20)
     job = await mine.create(prompt="b", size="64x64")
-    ((_, _, seen),) = await asyncio.wait_for(reading, 20)
-    assert seen["id"] == job["id"]
+    (event,) = await asyncio.wait_for(reading, 20)
+    assert event.job["id"] == job["id"]
 
 
 # Operations

@@ -1,0 +1,193 @@
+"""The local executor: order, cancels, restarts, and what stays on disk."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from modal_app import engine, results
+from modal_app.contract import Call
+from tests.modal_app.conftest import Client, new_key, run, service
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INSTANT_SECONDS", "5")
+
+
+async def cancel(gpu: Client, call_id: str) -> Call:
+    answer = await gpu.http.delete(f"/calls/{call_id}")
+    assert answer.status_code == 200
+    return Call.model_validate_json(answer.content)
+
+
+async def test_an_engine_that_breaks_fails_its_call_and_nothing_else(
+    gpu: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gpu.ended(await gpu.accepted())
+
+    def broken(*args: object) -> engine.Drawing:
+        raise RuntimeError("with secret words")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("modal_app.engine.instant.InstantEngine.run", broken)
+        call = await gpu.ended(await gpu.accepted())
+    assert call.status == "failed" and call.error and call.result is None
+    assert (call.error.code, call.error.retryable) == ("engine_failed", False)
+    assert "secret words" not in call.error.message
+    assert (await gpu.ended(await gpu.accepted())).status == "succeeded"
+
+
+async def test_a_model_that_does_not_load_is_told_and_tried_again(
+    gpu: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "servable", lambda model: False)
+        call = await gpu.ended(await gpu.accepted())
+    assert call.error and (call.error.code, call.error.retryable) == ("model_load_failed", True)
+    assert (await gpu.ended(await gpu.accepted())).status == "succeeded"
+
+
+async def test_a_disk_that_refuses_makes_the_call_unknown_not_the_service_dead(
+    gpu: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results.Results, "save", full)
+        call_id = await gpu.accepted()
+        async with asyncio.timeout(5):
+            while (await gpu.http.get(f"/calls/{call_id}")).status_code == 200:
+                await asyncio.sleep(0.01)
+    assert (await gpu.ended(await gpu.accepted())).status == "succeeded"
+
+
+@pytest.mark.usefixtures("slow")
+async def test_a_queued_call_is_canceled_at_once_and_makes_room(tmp_path: Path) -> None:
+    async with service(tmp_path, queue_limit=1) as gpu:
+        await gpu.running(await gpu.accepted())
+        queued = await gpu.accepted()
+        call = await cancel(gpu, queued)
+        assert (call.status, call.timing.gpu_seconds, call.error) == ("canceled", 0, None)
+        assert (await gpu.submit()).status_code == 202
+
+
+@pytest.mark.usefixtures("slow")
+async def test_a_running_call_ends_within_a_step_and_says_what_it_cost(tmp_path: Path) -> None:
+    async with service(tmp_path) as gpu:
+        call_id = await gpu.accepted()
+        await gpu.until(call_id, lambda call: call.stage == "generating")
+        started = time.monotonic()
+        call = await cancel(gpu, call_id)
+        assert time.monotonic() - started < 0.5
+        assert call.status == "canceled" and 0 < call.timing.gpu_seconds < 1 and call.result is None
+        assert await cancel(gpu, call_id) == call
+        key = call.key
+        assert await gpu.accepted(key) == call_id  # a canceled call does not run again
+
+
+async def test_an_ended_call_stays_as_it_is(gpu: Client) -> None:
+    call = await gpu.ended(await gpu.accepted())
+    assert await cancel(gpu, call.call_id) == call
+    assert (await gpu.http.get(f"/calls/{call.call_id}/images/0")).status_code == 200
+
+
+async def test_calls_run_in_order_of_arrival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INSTANT_SECONDS", "0.05")
+    async with service(tmp_path) as gpu:
+        ids = [await gpu.accepted() for _ in range(4)]
+        await gpu.ended(ids[-1])
+        calls = [await gpu.call(call_id) for call_id in ids]
+    waited = [call.timing.queue_seconds for call in calls]
+    assert waited == sorted(waited) and waited[3] >= 0.15
+
+
+async def test_the_tiny_model_draws_through_the_service_what_it_draws_alone(
+    gpu: Client, tiny: engine.Engine
+) -> None:
+    call_id = await gpu.accepted(model="tiny-qwen", num_inference_steps=4, width=200, height=120)
+    stages = set()
+    call = await gpu.until(call_id, lambda call: bool(stages.add(call.stage) or call.result))
+    call = await gpu.ended(call_id)
+    assert stages >= {"loading", "generating"} and call.timing.load_seconds > 0.05
+    assert call.result and (call.result.native_width, call.result.resampling) == (96, "lanczos")
+    content = (await gpu.http.get(f"/calls/{call_id}/images/0")).content
+    picture = run(tiny, num_inference_steps=4, width=200, height=120).pictures[0].image
+    assert content == engine.pictures.encode(picture, "png", 90)
+    repeated = await gpu.ended(
+        await gpu.accepted(model="tiny-qwen", num_inference_steps=4, width=200, height=120)
+    )
+    assert repeated.result == call.result and repeated.timing.load_seconds < 0.01
+
+
+async def test_a_call_is_looked_up_quickly_while_a_picture_is_drawn(tmp_path: Path) -> None:
+    async with service(tmp_path, preload=["tiny-qwen"]) as gpu:
+        await gpu.ended(await gpu.accepted(model="tiny-qwen"))
+        call_id = await gpu.accepted(model="tiny-qwen", num_inference_steps=100, width=1024, height=1024)
+        slowest, looks = 0.0, 0
+        while True:
+            started = time.perf_counter()
+            call = await gpu.call(call_id)
+            slowest = max(slowest, time.perf_counter() - started)
+            if call.status == "succeeded":
+                break
+            looks += 1
+            await asyncio.sleep(0.005)
+    assert looks > 20
+    assert slowest < 0.05
+
+
+async def test_a_restarted_service_answers_for_ended_calls_and_runs_no_key_again(tmp_path: Path) -> None:
+    key = new_key()
+    async with service(tmp_path) as gpu:
+        call = await gpu.ended(await gpu.accepted(key))
+        picture = (await gpu.http.get(f"/calls/{call.call_id}/images/0")).content
+    async with service(tmp_path) as gpu:
+        assert await gpu.accepted(key, seed=99) == call.call_id
+        assert await gpu.call(call.call_id) == call
+        assert (await gpu.http.get(f"/calls/{call.call_id}/images/0")).content == picture
+
+
+@pytest.mark.usefixtures("slow")
+async def test_a_stopping_service_forgets_what_it_has_not_ended(tmp_path: Path) -> None:
+    async with service(tmp_path) as gpu:
+        running, queued = await gpu.accepted(), await gpu.accepted()
+        await gpu.running(running)
+        started = time.monotonic()
+    assert time.monotonic() - started < 1
+    assert not gpu.executor.stuck
+    async with service(tmp_path) as gpu:
+        for call_id in (running, queued):
+            assert (await gpu.http.get(f"/calls/{call_id}")).status_code == 404
+
+
+async def test_what_a_kill_left_half_written_counts_as_nothing_and_is_removed(tmp_path: Path) -> None:
+    key = new_key()
+    async with service(tmp_path) as gpu:
+        call = await gpu.ended(await gpu.accepted(key))
+    (tmp_path / call.call_id / "call.json").rename(tmp_path / call.call_id / "call.part")
+    async with service(tmp_path) as gpu:
+        assert not (tmp_path / call.call_id).exists()
+        assert (await gpu.http.get(f"/calls/{call.call_id}")).status_code == 404
+        again = await gpu.ended(await gpu.accepted(key))
+        assert again.result == call.result
+
+
+async def test_results_go_a_while_after_they_were_pulled_or_after_a_week(tmp_path: Path) -> None:
+    async with service(tmp_path) as gpu:
+        pulled, half, left = [await gpu.ended(await gpu.accepted(num_images=2)) for _ in range(3)]
+        for call, n in ((pulled, 0), (pulled, 1), (half, 0)):
+            assert (await gpu.http.get(f"/calls/{call.call_id}/images/{n}")).status_code == 200
+        kept = results.Results(tmp_path)
+
+        def known(after_seconds: float) -> list[bool]:
+            kept.prune(time.time() + after_seconds)
+            return [call.call_id in kept for call in (pulled, half, left)]
+
+        assert known(results.FETCHED_TTL_SECONDS - 60) == [True, True, True]
+        assert known(results.FETCHED_TTL_SECONDS + 60) == [False, True, True]
+        assert known(results.RESULT_TTL_SECONDS + 60) == [False, False, False]
+        assert list(tmp_path.iterdir()) == []
+        assert (await gpu.http.get(f"/calls/{left.call_id}")).status_code == 404
