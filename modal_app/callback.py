@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 from uuid import UUID, uuid5
 
 import httpx
@@ -32,8 +33,8 @@ class Callback:
     """The one gateway that this service tells.  ``async with Callback(url, secret) as callback: ...``"""
 
     def __init__(self, url: str, secret: str, *, first_delay_seconds: float = FIRST_DELAY_SECONDS) -> None:
-        """ValueError when the secret is not one of Standard Webhooks (``whsec_`` and base64)."""
-        self._url = url
+        """ValueError for an address that is none, or a secret that is not one of Standard Webhooks."""
+        self._url = _checked(url)
         self._webhook = webhook(secret)
         self._first_delay_seconds = first_delay_seconds
         self._http = httpx.AsyncClient(
@@ -73,6 +74,13 @@ class Callback:
         if not answer.is_success:
             log.warning("gateway answered %d to %s", answer.status_code, event.type)
         return answer.status_code
+
+
+def _checked(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("the webhook URL is not an http(s) address")
+    return url
 
 
 def webhook(secret: str) -> Webhook:

@@ -93,7 +93,7 @@ class LocalExecutor:
         self._runs: dict[str, _Run] = {}
         self._waiting: deque[_Run] = deque()
         self._running: _Run | None = None
-        self._changed = threading.Condition()  # guards the four above, and wakes the worker
+        self._changed = threading.Condition()  # guards the queue, and wakes the worker
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
         # A daemon, because a stop does not wait for a step that takes minutes.

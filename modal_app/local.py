@@ -123,15 +123,12 @@ def _refuse_unservable(setting: str, names: list[str]) -> None:
 
 
 def _callback(settings: Settings) -> Callback | None:
-    url = settings.tenkaigen_webhook_url
-    if not url:
+    if not settings.tenkaigen_webhook_url:
         return None
-    if not url.startswith(("http://", "https://")):
-        raise ConfigurationError("TENKAIGEN_WEBHOOK_URL is not an http(s) URL")
     try:
-        return Callback(url, settings.tenkaigen_webhook_secret.get_secret_value())
+        return Callback(settings.tenkaigen_webhook_url, settings.tenkaigen_webhook_secret.get_secret_value())
     except ValueError as error:
-        raise ConfigurationError(f"TENKAIGEN_WEBHOOK_SECRET: {error}") from None
+        raise ConfigurationError(f"TENKAIGEN_WEBHOOK_URL, TENKAIGEN_WEBHOOK_SECRET: {error}") from None
 
 
 def _running(executor: LocalExecutor, callback: Callback | None) -> Lifespan:

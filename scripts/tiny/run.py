@@ -21,7 +21,7 @@ SECONDS_PER_STEP = {"vae": 0.125, "text_encoder": 0.53, "transformer": 0.96, "de
 """Measured on one CPU thread; only the estimate of the time left depends on them."""
 
 REPORT_EVERY = 50
-LEAST_STEPS, LEAST_EXAMPLES = 2, 64
+LEAST_STEPS, LEAST_EXAMPLES = 2, 20
 
 Numbers = dict[str, float]
 

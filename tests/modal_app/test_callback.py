@@ -1,6 +1,7 @@
 """Events: signed, verifiable, repeated where that helps, and never in the way."""
 
 import hashlib
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +24,14 @@ def an_event(**changes: object) -> CallEvent:
 def test_a_secret_that_signs_nothing_is_refused(secret: str) -> None:
     with pytest.raises(ValueError, match="webhook secret"):
         Callback("http://127.0.0.1", secret)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "gateway", "ftp://gateway/", "http://", "http://[::1", "file:///etc/passwd"]
+)
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ValueError):
+        Callback(url, SECRET)
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 410, 422, 302])
@@ -111,11 +120,12 @@ async def test_progress_is_told_at_most_so_often_and_before_the_end(
 ) -> None:
     monkeypatch.setenv("INSTANT_SECONDS", "0.5")
     monkeypatch.setattr("modal_app.executor.PROGRESS_SECONDS", 0.1)
+    started = time.monotonic()
     async with service(tmp_path, callback=callback) as gpu:
         await gpu.accepted(num_inference_steps=100)
         await gateway.until(lambda: bool(gateway.events("succeeded")))
     told = gateway.events("progress")
-    assert 2 <= len(told) <= 5
+    assert 2 <= len(told) <= (time.monotonic() - started) / 0.1
     assert all(event.call.status == "running" and event.call.stage == "generating" for event in told)
     numbers = [event.seq for event in gateway.events()]
     assert numbers == sorted(set(numbers))

@@ -30,7 +30,8 @@ def test_a_simulated_picture_takes_its_time_step_by_step(monkeypatch: pytest.Mon
         lambda step, steps: seen.append(time.monotonic() - started),
         lambda: False,
     )
-    assert seen == pytest.approx([0.05, 0.1, 0.15, 0.2], abs=0.04)
+    assert all(at >= due for at, due in zip(seen, (0.05, 0.1, 0.15, 0.2), strict=True))
+    assert seen[-1] < 0.5
 
 
 def test_only_its_own_row_names_it() -> None:
@@ -39,11 +40,12 @@ def test_only_its_own_row_names_it() -> None:
 
 def test_a_card_takes_milliseconds() -> None:
     instant = load("instant")
-    run(instant, model="instant", width=1024, height=1024)  # reads the font
-    started = time.perf_counter()
+    taken = []
     for _ in range(10):
+        started = time.perf_counter()
         run(instant, model="instant", width=1024, height=1024)
-    assert time.perf_counter() - started < 0.3
+        taken.append(time.perf_counter() - started)
+    assert min(taken) < 0.01
 
 
 def test_the_seed_is_the_colour_and_the_prompt_stands_on_the_card() -> None:
