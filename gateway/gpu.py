@@ -57,7 +57,7 @@ class GpuClient:
             headers=_credentials(settings),
             timeout=TIMEOUT,
             follow_redirects=False,
-            limits=httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=30),
+            limits=httpx.Limits(max_connections=32, max_keepalive_connections=8, keepalive_expiry=30),
             transport=transport,
         )
         self._served: contract.ServedModels | None = None

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import PayloadTooLarge, problem
+from gateway.logs import REQUEST_ID
 
 log = structlog.get_logger()
 
@@ -37,19 +38,14 @@ class Intake:
         limit = _limit(headers)
         answer = _Answer(send, request_id)
         started = time.perf_counter()
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            if _declared_length(headers) > limit:
-                refusal = problem(Request(scope), PayloadTooLarge(f"A body has at most {limit} bytes here."))
-                await refusal(scope, receive, answer)
-            else:
-                await self._app(scope, _Counted(receive, limit), answer)
-            log.info(
-                "request",
-                method=scope["method"],
-                path=scope["path"],
-                status=answer.status,
-                ms=round((time.perf_counter() - started) * 1000, 1),
-            )
+        REQUEST_ID.set(request_id)
+        if _declared_length(headers) > limit:
+            refusal = problem(Request(scope), PayloadTooLarge(f"A body has at most {limit} bytes here."))
+            await refusal(scope, receive, answer)
+        else:
+            await self._app(scope, _Counted(receive, limit), answer)
+        milliseconds = round((time.perf_counter() - started) * 1000, 1)
+        log.info("request", method=scope["method"], path=scope["path"], status=answer.status, ms=milliseconds)
 
 
 class _Counted:

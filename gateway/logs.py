@@ -2,8 +2,13 @@
 
 import logging
 import sys
+from contextvars import ContextVar
 
 import structlog
+from structlog.types import EventDict, WrappedLogger
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id")
+"""Id of the request that is being answered; tasks that it starts carry it on."""
 
 
 def configure(level: str) -> None:
@@ -11,7 +16,7 @@ def configure(level: str) -> None:
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            _with_request_id,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -24,3 +29,8 @@ def configure(level: str) -> None:
     logging.basicConfig(
         level=max(number, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s"
     )
+
+
+def _with_request_id(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    request_id = REQUEST_ID.get("")
+    return {**event, "request_id": request_id} if request_id else event

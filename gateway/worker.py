@@ -49,6 +49,7 @@ class Worker:
         self._wake = asyncio.Event()
         self._stopping = False
         self._swept = asyncio.Event()
+        self._in_flight = 0  # of this gateway, as far as it knows: others may end what it began
         self._running: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
 
@@ -105,6 +106,7 @@ class Worker:
             in_flight=self._settings.jobs_in_flight,
             batch=self._free_hands,
         )
+        self._in_flight += len(jobs)
         for job in jobs:
             self._start(self._steps.advance, job)
         if jobs:
@@ -137,9 +139,15 @@ class Worker:
             log.exception("step_broke", job_id=str(job.id))
             await self._steps.stumble(job)
         else:
-            if ended:  # a place in flight is free
-                self.wake()
+            if ended:
+                self._make_room()
         self._hub.hint()
+
+    def _make_room(self) -> None:
+        """A place in flight is free: look at the queue again if a limit may have held something back."""
+        if self._in_flight >= min(self._settings.jobs_in_flight_per_user, self._settings.jobs_in_flight):
+            self.wake()
+        self._in_flight = max(0, self._in_flight - 1)
 
     async def _sweep_forever(self) -> None:
         next_prune = 0.0

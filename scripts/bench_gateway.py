@@ -26,8 +26,9 @@ from gateway.embedded import EmbeddedPostgres, add_key
 from tests.support.stack import free_port, gateway_process, gpu_process
 
 BODY = {"prompt": "a phoenix rising", "model": "instant", "size": "256x256"}
-OVERHEAD = """
-select extract(epoch from finished_at - created_at) * 1000 - gpu_seconds::float * 1000 as ms
+WATCH_SECONDS = 0.01
+ENDED = """
+select id::text, extract(epoch from finished_at - created_at)::float * 1000 - gpu_seconds::float * 1000
 from public.generation_jobs where status = 'completed' and id = any(%s::uuid[])
 """
 
@@ -59,35 +60,48 @@ def main() -> None:
 async def _load(url: str, admin: str, key: str, in_flight: int, jobs: int) -> tuple[float, list[float]]:
     """(seconds, overhead of each job in ms) of ``jobs`` jobs, ``in_flight`` of them at a time."""
     left = iter(range(jobs))
-    ids: list[str] = []
     headers = {"Authorization": f"Bearer {key}"}
-    watcher = await psycopg.AsyncConnection.connect(admin, autocommit=True)
+    watcher = Watcher(await psycopg.AsyncConnection.connect(admin, autocommit=True))
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as http, watcher:
 
         async def client() -> None:
             for n in left:
                 job = (await http.post("/v1/jobs", json={**BODY, "seed": n})).json()
-                ids.append(job["id"])
-                await _ended(watcher, job["id"])
+                await watcher.ended(job["id"])
 
         started = time.perf_counter()
         await asyncio.gather(*(client() for _ in range(in_flight)))
         seconds = time.perf_counter() - started
-        rows = await (await watcher.execute(OVERHEAD, (ids,))).fetchall()
-    assert len(rows) == jobs, f"{jobs - len(rows)} jobs did not complete"
-    return seconds, [row[0] for row in rows]
+    assert len(watcher.overheads) == jobs, f"{jobs - len(watcher.overheads)} jobs did not complete"
+    return seconds, watcher.overheads
 
 
-async def _ended(watcher: psycopg.AsyncConnection[Any], job_id: str) -> None:
-    """Watch the row as the database's owner, so that watching costs the gateway nothing."""
-    while True:
-        answer = await watcher.execute(
-            "select wake_at is null from public.generation_jobs where id = %s", (job_id,)
-        )
-        row = await answer.fetchone()
-        if row and row[0]:
-            return
-        await asyncio.sleep(0.005)
+class Watcher:
+    """Watches rows as the database's owner, all with one query: watching costs the gateway nothing."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        self._connection = connection
+        self._waiting: dict[str, asyncio.Event] = {}
+        self.overheads: list[float] = []
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.create_task(self._watch())
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._task.cancel()
+        await self._connection.close()
+
+    async def ended(self, job_id: str) -> None:
+        self._waiting[job_id] = asyncio.Event()
+        await self._waiting[job_id].wait()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            answer = await self._connection.execute(ENDED, (list(self._waiting),))
+            for job_id, milliseconds in await answer.fetchall():
+                self._waiting.pop(job_id).set()
+                self.overheads.append(milliseconds)
 
 
 @contextmanager
