@@ -11,7 +11,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from gateway import errors, images, logs
+from gateway import errors, images, logs, studio
 from gateway.auth import Authenticator
 from gateway.config import Settings
 from gateway.db import Database
@@ -38,7 +38,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The gateway for these settings, or for those of the environment."""
     settings = (settings or Settings()).require()
     logs.configure(settings.log_level)
-    app = FastAPI(title="Tenkaigen", version="0.1.0", lifespan=_lifespan, redirect_slashes=False)
+    app = FastAPI(
+        title="Tenkaigen",
+        version="0.1.0",
+        lifespan=_lifespan,
+        docs_url=None,  # FastAPI's page would load its script from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.settings = settings
     errors.install(app)
     app.add_middleware(Intake)
@@ -48,6 +55,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(images.open_router)
     app.add_api_route("/healthz", healthz, tags=["operations"])
     app.add_api_route("/readyz", readyz, tags=["operations"])
+    app.include_router(studio.router)
+    app.mount("/studio", studio.files)
     return app
 
 

@@ -37,7 +37,8 @@ PR_SET_PDEATHSIG = 1
 
 def run(data: Path, port: int) -> None:
     """Start everything, draw a first picture, tell where it is, and stay until Ctrl-C or SIGTERM."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for ending in (signal.SIGTERM, signal.SIGINT):  # a shell's background job would ignore SIGINT
+        signal.signal(ending, _interrupt)
     data = _writable(data)
     with _only_one(data), _stopped_cleanly():
         _refuse_taken(port)
@@ -197,6 +198,7 @@ def _children(data: Path, port: int, database_url: str) -> list[Child]:
         "GPU_DATA": str(data / "gpu"),
         "TENKAIGEN_WEBHOOK_URL": f"http://127.0.0.1:{port}/api/generate/webhook",
         "TENKAIGEN_WEBHOOK_SECRET": shared["WEBHOOK_SECRET"],
+        "GPU_PRELOAD": os.environ.get("GPU_PRELOAD", "tiny-qwen"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
     gateway = {
@@ -234,7 +236,7 @@ def _welcome(url: str, key: str, data: Path) -> None:
         f"""
   picture  {picture}
            {job["images"][0]["url"]}
-  page     {url}/docs
+  page     {url}/#key={key}
   API key  {key}
 
   curl -s {url}/v1/jobs -H 'Authorization: Bearer {key}' \\

@@ -8,6 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from gateway.config import Settings
+from modal_app import local
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -19,8 +20,8 @@ def examples() -> dict[str, str]:
 
 
 def test_the_example_environment_has_every_setting_and_its_default() -> None:
-    shown = {name.upper(): _as_text(field.default) for name, field in Settings.model_fields.items()}
-    assert examples() == shown
+    fields = {**local.Settings.model_fields, **Settings.model_fields}
+    assert examples() == {name.upper(): _as_text(field.default) for name, field in fields.items()}
 
 
 def test_every_setting_of_the_example_is_explained() -> None:
