@@ -42,7 +42,7 @@ def run(data: Path, port: int) -> None:
     data = _writable(data)
     with _only_one(data), _stopped_cleanly():
         _refuse_taken(port)
-        with EmbeddedPostgres(data) as postgres:
+        with EmbeddedPostgres(data, alone=True) as postgres:
             key = _first_key(data, postgres.admin_url)
             children = _children(data, port, postgres.database_url)
             try:

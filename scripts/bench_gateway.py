@@ -4,8 +4,8 @@ Embedded Postgres, a gateway and a GPU service with the instant model, each a pr
 ``make up``.  N clients each keep one job in flight.  Overhead is what the rows say: the job's end minus its
 creation minus GPU seconds; the last pair of columns takes off as well what the call waited for the GPU.
 With an instant engine the cores are what jobs wait for, so a row with a GPU that takes its time stands
-beside: there the gateway's own share shows.  Statements are counted by Postgres's own log in a run of their own,
-since logging them costs time; BEGIN, COMMIT and set_config count like any other.
+beside: there the gateway's own share shows.  Statements are counted by Postgres's own log in a run of their
+own, since logging them costs time; BEGIN, COMMIT and set_config count like any other.
 """
 
 import argparse
@@ -56,11 +56,11 @@ def main() -> None:
         jobs = options.jobs if in_flight > 1 else options.jobs // 3
         with (
             tempfile.TemporaryDirectory(prefix="tenkaigen-bench-") as name,
-            _product(Path(name), gpu_seconds) as (url, admin, key),
+            _product(Path(name), gpu_seconds) as (url, admin, key, log),
         ):
             asyncio.run(_load(url, admin, key, 20, 40))  # warm up
             seconds, overheads = asyncio.run(_load(url, admin, key, in_flight, jobs))
-            with _statement_log(admin) as statements:
+            with _statement_log(admin, log) as statements:
                 asyncio.run(_load(url, admin, key, in_flight, jobs))
             counted = statements()
         strict = _percentiles([total for total, _ in overheads])
@@ -124,9 +124,8 @@ class Watcher:
 
 
 @contextmanager
-def _product(folder: Path, gpu_seconds: float) -> Iterator[tuple[str, str, str]]:
-    """(gateway's URL, owner's database URL, API key)."""
-    folder.chmod(0o711)
+def _product(folder: Path, gpu_seconds: float) -> Iterator[tuple[str, str, str, Path]]:
+    """(gateway's URL, owner's database URL, API key, Postgres's log)."""
     port, gpu_port = free_port(), free_port()
     hook, gpu_url = f"http://127.0.0.1:{port}/v1/callbacks/gpu", f"http://127.0.0.1:{gpu_port}"
     with EmbeddedPostgres(folder) as postgres:
@@ -136,16 +135,15 @@ def _product(folder: Path, gpu_seconds: float) -> Iterator[tuple[str, str, str]]
             gpu.start()
             gateway.start()
             _, key = add_key(postgres.admin_url, "bench@example.com", ["generate", "read"])
-            yield f"http://127.0.0.1:{port}", postgres.admin_url, key
+            yield f"http://127.0.0.1:{port}", postgres.admin_url, key, postgres.log
         finally:
             gateway.stop()
             gpu.stop()
 
 
 @contextmanager
-def _statement_log(admin: str) -> Iterator[Any]:
+def _statement_log(admin: str, log: Path) -> Iterator[Any]:
     """Log every statement of the gateway's two logins; the yielded function counts them by first word."""
-    log = Path(admin.rpartition("host=")[2]) / "log"
     _set_logging(admin, "all")
     start = log.stat().st_size
 

@@ -20,7 +20,6 @@ from tests.support.stack import database
 def postgres() -> Iterator[EmbeddedPostgres]:
     """A migrated server; its own database is the template of all others."""
     folder = Path(tempfile.mkdtemp(prefix="tenkaigen-tests-"))
-    folder.chmod(0o711)  # as root, Postgres runs as a user of its own
     with EmbeddedPostgres(folder) as server:
         yield server
     shutil.rmtree(folder, ignore_errors=True)
@@ -42,9 +41,8 @@ def admin_url(new_database: Callable[[], str]) -> str:
 
 @pytest.fixture(scope="session")
 def new_folder() -> Iterator[Callable[[], Path]]:
-    """Makes folders short enough for a socket and open enough for Postgres's own user."""
+    """Makes empty folders."""
     root = Path(tempfile.mkdtemp(prefix="tenkaigen-data-"))
-    root.chmod(0o711)
     numbers = itertools.count()
 
     def make() -> Path:

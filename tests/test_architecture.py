@@ -21,6 +21,7 @@ INFRASTRUCTURE = [
     "gpu",
     "events",
     "embedded",
+    "postgres",
     "migrate",
     "http",
     "logs",
