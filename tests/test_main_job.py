@@ -28,6 +28,18 @@ async def pixels(studio: Stack, job: dict) -> Image.Image:  # type: ignore[type-
     return Image.open(io.BytesIO(content.content)).convert("RGB")
 
 
+async def test_a_negative_prompt_that_would_do_nothing_is_refused_by_name(studio: Stack) -> None:
+    body = {"prompt": "a red round creature", "negative_prompt": "a hat"}
+    refused = await studio.user.http.post("/v1/jobs", json=body)
+    assert refused.status_code == 400
+    assert (refused.json()["code"], refused.json()["error"]["param"]) == (
+        "unsupported_parameter",
+        "negative_prompt",
+    )
+    job = await studio.user.create(**body, true_cfg_scale=2.0, wait=60)
+    assert (job["status"], job["prompt"]["negative"]) == ("completed", "a hat")
+
+
 async def test_forty_jobs_at_once_all_show_what_their_prompts_say(studio: Stack) -> None:
     dice = random.Random(20)
     wanted = [random_picture(dice) for _ in range(COUNT)]

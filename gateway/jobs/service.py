@@ -264,6 +264,13 @@ def _params(body: JobCreate, model: Model) -> dict[str, Any]:
             param="num_inference_steps",
         )
     cfg = model.true_cfg_scale if body.true_cfg_scale is None else body.true_cfg_scale
+    if body.negative_prompt and cfg <= 1:
+        raise BadRequest(
+            f"A negative prompt acts through guidance, which `true_cfg_scale` {cfg:g} leaves off: "
+            "send `true_cfg_scale` above 1 with it.",
+            code="unsupported_parameter",
+            param="negative_prompt",
+        )
     params: dict[str, Any] = {"quality": body.quality, "num_inference_steps": steps, "true_cfg_scale": cfg}
     if body.guidance_scale is not None:
         params["guidance_scale"] = body.guidance_scale
