@@ -10,6 +10,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Literal
 
 Family = Literal["qwen", "instant"]
+Role = Literal["reference", "style", "init"]
 Size = tuple[int, int]
 
 NAMED_SIZES: dict[str, Size] = {
@@ -47,9 +48,23 @@ class Model:
     lora_group: str | None = None
     license: str
     commercial_use: bool
+    roles: frozenset[Role] = field(default_factory=frozenset)
+    """Roles of reference pictures that the model understands."""
+    max_references: int = 0
+    reference_pixels: int = 1024 * 1024
+    """Area to which a reference is brought before the VAE sees it."""
+    condition_pixels: int = 384 * 384
+    """Area to which a reference is brought before the vision-language model sees it."""
+    language: Literal["chat", "describe"] | None = None
+    """What the text encoder can do beside encoding: follow instructions, or only describe a picture."""
     est_seconds: float
     """Seconds for one picture at the defaults, on the hardware the row is meant for."""
 
+
+_TINY_FIELDS = frozenset(
+    {"negative_prompt", "true_cfg_scale", "num_inference_steps", "loras", "mask", "strength"}
+)
+_TINY_STEPS = {"low": 6, "medium": 8, "high": 12, "xhigh": 20, "max": 50}
 
 CATALOG: tuple[Model, ...] = (
     Model(
@@ -61,12 +76,36 @@ CATALOG: tuple[Model, ...] = (
         num_inference_steps=12,
         max_inference_steps=100,
         true_cfg_scale=1.0,
-        supports=frozenset({"negative_prompt", "true_cfg_scale", "num_inference_steps"}),
-        steps_by_quality={"low": 6, "medium": 8, "high": 12, "xhigh": 20, "max": 50},
+        supports=_TINY_FIELDS,
+        steps_by_quality=_TINY_STEPS,
+        roles=frozenset({"init"}),
+        max_references=1,
         lora_group="tiny",
+        language="describe",
         license="Apache-2.0",
         commercial_use=True,
         est_seconds=0.3,  # 12 steps on one CPU thread, 96 x 96, resampled to 1024 x 1024
+    ),
+    Model(
+        id="tiny-qwen-edit",
+        family="qwen",
+        checkpoint="tiny",
+        revision="1",
+        native_sizes=((96, 96),),
+        num_inference_steps=12,
+        max_inference_steps=100,
+        true_cfg_scale=1.0,
+        supports=_TINY_FIELDS,
+        steps_by_quality=_TINY_STEPS,
+        roles=frozenset({"reference", "style", "init"}),
+        max_references=3,
+        reference_pixels=96 * 96,
+        condition_pixels=96 * 96,
+        lora_group="tiny",
+        language="describe",
+        license="Apache-2.0",
+        commercial_use=True,
+        est_seconds=0.4,
     ),
     Model(
         id="instant",

@@ -30,9 +30,15 @@ Task = Literal["image", "upscale", "enhance", "parse", "profile", "judge"]
 CallStatus = Literal["queued", "running", "succeeded", "failed", "canceled"]
 CallStage = Literal["loading", "generating", "encoding"]
 OutputFormat = Literal["png", "jpeg", "webp"]
+Role = Literal["reference", "style", "init"]
+AnsweredBy = Literal["vlm", "fallback"]
+"""Who did a language task: the pipeline's own vision-language model, or rules that need none."""
 
 ENDED: frozenset[CallStatus] = frozenset({"succeeded", "failed", "canceled"})
 CONTENT_TYPES: dict[OutputFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+
+ENHANCED_LIMIT = 1500
+"""Characters of an enhanced prompt, cut at the end of a word."""
 
 
 class Message(BaseModel):
@@ -41,8 +47,30 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
 
+class Source(Message):
+    """A file that the service fetches before the run and checks against its hash.
+
+    The address must be at an origin that the service was told of; it is not part of a recipe, the hash is.
+    """
+
+    url: str = Field(max_length=4096)
+    sha256: Sha256
+
+
+class Reference(Source):
+    """A picture to draw from: a subject to keep, a look to take over, or the picture to start from."""
+
+    role: Role = "reference"
+
+
+class LoraUse(Source):
+    """A LoRA file in safetensors, and how strongly it acts; 0 is not at all."""
+
+    scale: float = Field(default=1.0, ge=-4.0, le=4.0)
+
+
 class ImageRequest(Message):
-    """Task ``image``: text to pictures, with diffusers' argument names.
+    """Task ``image``: words, and perhaps pictures, to pictures, with diffusers' argument names.
 
     ``seed`` is always given: the gateway draws it before the first dispatch, so that a repeated
     dispatch draws the same picture.  Picture ``n`` of a request uses ``seed + n``.
@@ -58,8 +86,114 @@ class ImageRequest(Message):
     num_inference_steps: int = Field(ge=1, le=200)
     true_cfg_scale: float = Field(default=1.0, ge=0.0, le=30.0)
     guidance_scale: float | None = Field(default=None, ge=0.0, le=30.0)
+    references: list[Reference] = Field(default=[], max_length=10)
+    """In order: "picture 1" of a prompt is the first.  At most one has the role ``init``."""
+    mask: Source | None = None
+    """Where to paint anew: transparent pixels, or white ones in a mask without transparency."""
+    strength: float | None = Field(default=None, ge=0.0, le=1.0)
+    """How far to leave the ``init`` picture: 0 keeps it, 1 starts from noise."""
+    loras: list[LoraUse] = Field(default=[], max_length=8)
     output_format: OutputFormat = "png"
     output_compression: int = Field(default=90, ge=0, le=100)
+
+    def sources(self) -> list[Source]:
+        """Every file that the run needs."""
+        return [*self.references, *([self.mask] if self.mask else []), *self.loras]
+
+
+class EnhanceRequest(Message):
+    """Task ``enhance``: a plain prompt to a detailed one.
+
+    Mode ``lora`` begins with the trained words and describes all that is seen; mode ``reference`` leaves
+    looks to the reference pictures and describes pose, expression, action and scene.
+    """
+
+    model: str
+    prompt: str = Field(min_length=1, max_length=ENHANCED_LIMIT)
+    mode: Literal["lora", "reference"] = "reference"
+    trained_words: list[str] = []
+    names: list[str] = []
+    """Of the characters in the picture."""
+    context: list[str] = []
+    """Prompts of the pictures before this one, oldest first."""
+
+
+class EnhanceResult(Message):
+    task: Literal["enhance"] = "enhance"
+    prompt: str = Field(max_length=ENHANCED_LIMIT)
+    answered_by: AnsweredBy
+
+
+class ParseRequest(Message):
+    """Task ``parse``: what a sentence asks for, field by field."""
+
+    model: str
+    prompt: str = Field(min_length=1, max_length=ENHANCED_LIMIT)
+    styles: dict[str, list[str]] = {}
+    """Words that name a style, by its id."""
+    franchises: dict[str, list[str]] = {}
+    """Words that name a franchise, by its name."""
+
+
+class ParseResult(Message):
+    task: Literal["parse"] = "parse"
+    subject: str
+    style: str | None
+    """An id of the request's ``styles``."""
+    style_confidence: float = Field(ge=0.0, le=1.0)
+    franchise: str | None
+    product: str | None
+    negative: str | None
+    answered_by: AnsweredBy
+
+
+class ProfileRequest(Message):
+    """Task ``profile``: what a picture shows of a character."""
+
+    model: str
+    image: Source
+
+    def sources(self) -> list[Source]:
+        return [self.image]
+
+
+class ProfileResult(Message):
+    task: Literal["profile"] = "profile"
+    profile: dict[str, str]
+    """Trait by trait, as far as it can be told; empty when rules answered."""
+    color_palette: list[str]
+    """``#rrggbb``, the most of the picture first; always measured from its pixels."""
+    answered_by: AnsweredBy
+
+
+class JudgeRequest(Message):
+    """Task ``judge``: whether a picture kept what it had to keep of the references."""
+
+    model: str
+    image: Source
+    references: list[Source] = Field(default=[], max_length=10)
+    attributes: list[str] = Field(default=[], max_length=20)
+    """Traits in words, each of which has to be seen in the picture."""
+
+    def sources(self) -> list[Source]:
+        return [self.image, *self.references]
+
+
+class Verdict(Message):
+    attribute: str
+    kept: bool
+    score: float = Field(ge=0.0, le=100.0)
+
+
+class JudgeResult(Message):
+    task: Literal["judge"] = "judge"
+    score: float = Field(ge=0.0, le=100.0)
+    verdicts: list[Verdict]
+    answered_by: AnsweredBy
+
+
+LanguageRequest = EnhanceRequest | ParseRequest | ProfileRequest | JudgeRequest
+LanguageResult = EnhanceResult | ParseResult | ProfileResult | JudgeResult
 
 
 class SubmitCall(Message):
@@ -91,6 +225,7 @@ class PictureInfo(Message):
 class ImageResult(Message):
     """What ``image`` leaves behind: pictures to pull from ``/calls/{id}/images/{n}``."""
 
+    task: Literal["image"] = "image"
     images: list[PictureInfo]
     native_width: int
     """Width in pixels at which the model drew, before resampling to the requested size."""
