@@ -168,17 +168,19 @@ def _first_key(data: Path, admin: str) -> str:
 
 
 def _secrets(data: Path) -> dict[str, str]:
-    """Secrets that the two children share, made at the first start."""
+    """Secrets that the two children share; one that is missing is made."""
     path = data / "secrets.json"
-    if path.exists():
-        return dict(json.loads(path.read_text()))
+    kept = json.loads(path.read_text()) if path.exists() else {}
     made = {
         "WEBHOOK_SECRET": "whsec_" + b64encode(secrets.token_bytes(32)).decode(),
         "GPU_TOKEN": secrets.token_urlsafe(32),
         "URL_SIGNING_KEY": secrets.token_urlsafe(32),
+        "RECIPE_SECRET": secrets.token_urlsafe(32),
     }
-    _write_private(path, json.dumps(made))
-    return made
+    if made.keys() - kept.keys():
+        kept = made | kept
+        _write_private(path, json.dumps(kept))
+    return dict(kept)
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -13,6 +13,9 @@ The event is a hint and carries no picture; the call is the truth.  Messages car
 that two versions can run side by side during a rolling deploy; readers ignore unknown fields.
 """
 
+import hashlib
+import hmac
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -69,14 +72,23 @@ class LoraUse(Source):
     scale: float = Field(default=1.0, ge=-4.0, le=4.0)
 
 
-class ImageRequest(Message):
+class CallRequest(Message):
+    """What every task is told."""
+
+    model: str
+
+    def sources(self) -> list[Source]:
+        """Every file that the run needs."""
+        return []
+
+
+class ImageRequest(CallRequest):
     """Task ``image``: words, and perhaps pictures, to pictures, with diffusers' argument names.
 
     ``seed`` is always given: the gateway draws it before the first dispatch, so that a repeated
     dispatch draws the same picture.  Picture ``n`` of a request uses ``seed + n``.
     """
 
-    model: str
     prompt: str
     negative_prompt: str | None = None
     width: int = Field(ge=16, le=4096)
@@ -86,6 +98,10 @@ class ImageRequest(Message):
     num_inference_steps: int = Field(ge=1, le=200)
     true_cfg_scale: float = Field(default=1.0, ge=0.0, le=30.0)
     guidance_scale: float | None = Field(default=None, ge=0.0, le=30.0)
+    sampler: str | None = Field(default=None, max_length=40)
+    """A name of ``catalog.SAMPLERS``, for families that have a choice."""
+    clip_skip: int | None = Field(default=None, ge=1, le=12)
+    """As Civitai counts: 1 is CLIP's last layer."""
     references: list[Reference] = Field(default=[], max_length=10)
     """In order: "picture 1" of a prompt is the first.  At most one has the role ``init``."""
     mask: Source | None = None
@@ -97,18 +113,16 @@ class ImageRequest(Message):
     output_compression: int = Field(default=90, ge=0, le=100)
 
     def sources(self) -> list[Source]:
-        """Every file that the run needs."""
         return [*self.references, *([self.mask] if self.mask else []), *self.loras]
 
 
-class EnhanceRequest(Message):
+class EnhanceRequest(CallRequest):
     """Task ``enhance``: a plain prompt to a detailed one.
 
     Mode ``lora`` begins with the trained words and describes all that is seen; mode ``reference`` leaves
     looks to the reference pictures and describes pose, expression, action and scene.
     """
 
-    model: str
     prompt: str = Field(min_length=1, max_length=ENHANCED_LIMIT)
     mode: Literal["lora", "reference"] = "reference"
     trained_words: list[str] = []
@@ -124,10 +138,9 @@ class EnhanceResult(Message):
     answered_by: AnsweredBy
 
 
-class ParseRequest(Message):
+class ParseRequest(CallRequest):
     """Task ``parse``: what a sentence asks for, field by field."""
 
-    model: str
     prompt: str = Field(min_length=1, max_length=ENHANCED_LIMIT)
     styles: dict[str, list[str]] = {}
     """Words that name a style, by its id."""
@@ -147,10 +160,9 @@ class ParseResult(Message):
     answered_by: AnsweredBy
 
 
-class ProfileRequest(Message):
+class ProfileRequest(CallRequest):
     """Task ``profile``: what a picture shows of a character."""
 
-    model: str
     image: Source
 
     def sources(self) -> list[Source]:
@@ -166,10 +178,9 @@ class ProfileResult(Message):
     answered_by: AnsweredBy
 
 
-class JudgeRequest(Message):
+class JudgeRequest(CallRequest):
     """Task ``judge``: whether a picture kept what it had to keep of the references."""
 
-    model: str
     image: Source
     references: list[Source] = Field(default=[], max_length=10)
     attributes: list[str] = Field(default=[], max_length=20)
@@ -196,6 +207,16 @@ LanguageRequest = EnhanceRequest | ParseRequest | ProfileRequest | JudgeRequest
 LanguageResult = EnhanceResult | ParseResult | ProfileResult | JudgeResult
 
 
+REQUESTS: dict[Task, type[ImageRequest] | type[LanguageRequest]] = {
+    "image": ImageRequest,
+    "enhance": EnhanceRequest,
+    "parse": ParseRequest,
+    "profile": ProfileRequest,
+    "judge": JudgeRequest,
+}
+"""What a call of each task carries; a task without a line here is not served."""
+
+
 class SubmitCall(Message):
     """Ask for one run. The same key always answers the same call and runs once."""
 
@@ -203,7 +224,7 @@ class SubmitCall(Message):
     key: Key
     task: Task
     request: dict[str, Any]
-    """Validated against the task's own type (``ImageRequest`` for ``image``)."""
+    """Validated against the task's own type, see ``REQUESTS``."""
 
 
 class CallAccepted(Message):
@@ -258,7 +279,7 @@ class Call(Message):
     stage: CallStage | None = None
     step: int = 0
     steps: int = 0
-    result: ImageResult | None = None
+    result: Annotated[ImageResult | LanguageResult, Field(discriminator="task")] | None = None
     error: CallError | None = None
     timing: Timing = Timing()
     gpu: str | None = None
@@ -281,3 +302,35 @@ class CallEvent(Message):
 class ServedModels(Message):
     models: list[str]
     gpu: str
+    tasks: list[Task] = ["image"]
+
+
+RECIPE_FIELD = "tenkaigen"
+"""Under this name a picture file carries its sealed recipe."""
+
+
+def seal(recipe: dict[str, Any], secret: str) -> str:
+    """The recipe and its signature as one line of ASCII JSON, to be carried by a picture file."""
+    return _canonical({"recipe": recipe, "signature": _signature(recipe, secret)})
+
+
+def unseal(sealed: str, secrets: list[str]) -> dict[str, Any]:
+    """The recipe, if one of the secrets signed exactly this one; ValueError otherwise."""
+    try:
+        found = json.loads(sealed)
+        recipe, signature = found["recipe"], str(found["signature"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError("this is no sealed recipe") from None
+    if not any(hmac.compare_digest(_signature(recipe, secret), signature) for secret in secrets):
+        raise ValueError("the recipe was altered, or sealed by somebody else")
+    assert isinstance(recipe, dict)
+    return recipe
+
+
+def _signature(recipe: Any, secret: str) -> str:
+    return hmac.new(secret.encode(), _canonical(recipe).encode(), hashlib.sha256).hexdigest()
+
+
+def _canonical(value: Any) -> str:
+    """Equal values give equal text, whoever wrote them."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)

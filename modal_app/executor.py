@@ -1,6 +1,7 @@
 """Runs calls on this machine: a queue, one worker thread, results on disk.
 
-What a kill interrupts is forgotten; the gateway, which finds its call unknown, dispatches it again.
+Files that a call names are fetched while it waits.  Calls that may share a run of their engine do.  What a
+kill interrupts is forgotten; the gateway, which finds its call unknown, dispatches it again.
 """
 
 import asyncio
@@ -10,7 +11,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
@@ -20,19 +22,25 @@ from modal_app.callback import Callback
 from modal_app.contract import (
     CONTENT_TYPES,
     ENDED,
+    REQUESTS,
     Call,
     CallError,
     CallEvent,
     CallStatus,
     ImageRequest,
     ImageResult,
+    LanguageRequest,
+    LanguageResult,
     PictureInfo,
     ServedModels,
     Task,
+    seal,
 )
-from modal_app.engine import pictures
+from modal_app.engine import language, pictures
+from modal_app.engine.recipe import parameters, recipe
 from modal_app.results import Record, Results
 from modal_app.service import QueueFull
+from modal_app.sources import SourceError, Sources
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +51,10 @@ CANCEL_WAIT_SECONDS = 1.0
 """How long a DELETE waits for a running call to end, so that its answer says what the call had cost."""
 STOP_SECONDS = 1.5
 """How long a stopping service waits for the step in progress."""
+PICTURES_TOGETHER = 4
+"""Pictures of several calls that may share one run."""
+FETCH_SLICE_SECONDS = 0.1
+"""How long the worker waits for files before it looks again whether the call was canceled."""
 
 _CALLS = UUID("0b4a5f0e-3c0d-5c55-8f3e-7a1de1f7c2aa")
 """Namespace of call ids, which are derived from the keys: a restarted service finds the same call."""
@@ -51,12 +63,19 @@ _CALLS = UUID("0b4a5f0e-3c0d-5c55-8f3e-7a1de1f7c2aa")
 class _Run:
     """A call that has not ended.  Only the worker thread changes ``call`` once it is running."""
 
-    def __init__(self, call: Call, request: ImageRequest) -> None:
+    def __init__(
+        self, call: Call, request: ImageRequest | LanguageRequest, files: Future[dict[str, Path]]
+    ) -> None:
         self.call = call
         self.request = request
+        self.files = files
         self.submitted = time.monotonic()
         self.cancel = threading.Event()
         self.ended = asyncio.Event()
+
+    @property
+    def pictures(self) -> int:
+        return self.request.num_images if isinstance(self.request, ImageRequest) else 0
 
     def update(self, **changes: Any) -> None:
         self.call = self.call.model_copy(update=changes)
@@ -70,7 +89,8 @@ class LocalExecutor:
     """Runs calls in order of arrival, one at a time.  ``async with LocalExecutor(...) as executor: ...``
 
     ``timing.gpu_seconds`` is the duration of ``Engine.run``: text encoding, steps, decoding and
-    resampling.  Loading is ``load_seconds``; encoding the files is not charged.
+    resampling; calls that share a run share its seconds by their pictures.  Loading is ``load_seconds``;
+    encoding the files is not charged.
     """
 
     def __init__(
@@ -79,20 +99,27 @@ class LocalExecutor:
         models: Sequence[str],
         folder: Path,
         callback: Callback | None = None,
+        origins: Sequence[str] = (),
+        recipe_secret: str = "",
         gpu: str = "cpu",
         queue_limit: int = 64,
         preload: Sequence[str] = (),
     ) -> None:
-        """OSError when ``folder``, where results are kept, cannot be written to."""
-        self._served = ServedModels(models=list(models), gpu=gpu)
-        self._results = Results(folder)
+        """OSError when ``folder``, where results and fetched files are kept, cannot be written to.
+
+        ``origins`` are where files may be fetched from.  Without a ``recipe_secret`` pictures carry none.
+        """
+        self._served = ServedModels(models=list(models), gpu=gpu, tasks=list(REQUESTS))
+        self._results = Results(folder / "calls")
+        self._sources = Sources(folder / "sources", origins)
+        self._recipe_secret = recipe_secret
         self._callback = callback
         self._queue_limit = queue_limit
         self._preload = preload
         self._engines: dict[str, engine.Engine] = {}
         self._runs: dict[str, _Run] = {}
         self._waiting: deque[_Run] = deque()
-        self._running: _Run | None = None
+        self._running: list[_Run] = []
         self._changed = threading.Condition()  # guards the queue, and wakes the worker
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -101,6 +128,7 @@ class LocalExecutor:
 
     async def __aenter__(self) -> "LocalExecutor":
         self._loop = asyncio.get_running_loop()
+        await self._sources.__aenter__()
         self._results.tidy()
         for record in self._results.unannounced():
             self._start(self._announce(record))
@@ -118,24 +146,30 @@ class LocalExecutor:
         for task in unfinished:
             task.cancel()
         await asyncio.gather(*unfinished, return_exceptions=True)
+        await self._sources.__aexit__(*exc)
 
     @property
     def stuck(self) -> bool:
         """After the end: the worker sits in native code that nothing can interrupt."""
         return self._worker.is_alive()
 
-    async def submit(self, key: str, task: Task, request: ImageRequest) -> str:
+    async def submit(self, key: str, task: Task, request: ImageRequest | LanguageRequest) -> str:
         call_id = str(uuid5(_CALLS, key))
         with self._changed:
             if call_id in self._runs or call_id in self._results:
                 return call_id
             if len(self._waiting) >= self._queue_limit:
                 raise QueueFull(RETRY_AFTER_SECONDS)
-            steps = request.num_inference_steps * request.num_images
             call = Call(
-                call_id=call_id, key=key, task=task, status="queued", steps=steps, gpu=self._served.gpu
+                call_id=call_id,
+                key=key,
+                task=task,
+                status="queued",
+                steps=_steps(request),
+                gpu=self._served.gpu,
             )
-            self._runs[call_id] = run = _Run(call, request)
+            files = asyncio.run_coroutine_threadsafe(self._sources.fetch(request.sources()), self._loop)
+            self._runs[call_id] = run = _Run(call, request, files)
             self._waiting.append(run)
             self._changed.notify()
         return call_id
@@ -174,55 +208,141 @@ class LocalExecutor:
         for model_id in self._preload:
             with contextlib.suppress(engine.EngineError):  # told to whoever asks for the model
                 self._engine(model_id)
-        while (run := self._next()) is not None:
-            self._carry_out(run)
+        while runs := self._next():
+            self._carry_out(runs)
 
-    def _next(self) -> _Run | None:
-        """The next call, running from now on; None when the service stops."""
+    def _next(self) -> list[_Run]:
+        """The next call and those that share its run, running from now on; empty when the service stops."""
         with self._changed:
-            self._running = None
+            self._running = []
             self._changed.wait_for(lambda: self._waiting or self._stopping)
             if self._stopping:
-                return None
-            self._running = run = self._waiting.popleft()
-            run.update(status="running")
-        run.spent(queue_seconds=time.monotonic() - run.submitted)
-        return run
+                return []
+            first = self._waiting.popleft()
+            runs = [first, *self._companions(first)]
+            for run in runs[1:]:
+                self._waiting.remove(run)
+            for run in runs:
+                run.update(status="running")
+            self._running = runs
+        for run in runs:
+            run.spent(queue_seconds=time.monotonic() - run.submitted)
+        return runs
 
-    def _carry_out(self, run: _Run) -> None:
-        """Draw, encode, keep.  No error leaves the thread."""
+    def _companions(self, first: _Run) -> list[_Run]:
+        """Waiting calls that would draw the same pictures in one run with the first as alone."""
+        loaded = self._engines.get(first.request.model)
+        if not isinstance(loaded, engine.BatchEngine) or not isinstance(first.request, ImageRequest):
+            return []
+        key, room, found = loaded.batch_key(first.request), PICTURES_TOGETHER - first.pictures, []
+        for run in self._waiting if key is not None else ():
+            request = run.request
+            if not isinstance(request, ImageRequest) or request.model != first.request.model:
+                continue
+            if run.pictures <= room and loaded.batch_key(request) == key:
+                found.append(run)
+                room -= run.pictures
+        return found
+
+    def _carry_out(self, runs: list[_Run]) -> None:
+        """Run, keep.  No error leaves the thread."""
+        ready = []
+        for run in runs:
+            with self._failures(run):
+                self._files(run)
+                ready.append(run)
+        if len(ready) == 1:
+            with self._failures(ready[0]):
+                self._finish(ready[0], self._run_alone(ready[0]))
+        elif ready:
+            self._run_together(ready)
+
+    @contextlib.contextmanager
+    def _failures(self, run: _Run) -> Iterator[None]:
+        """Whatever goes wrong in the block ends the call."""
         try:
-            drawing = self._draw(run)
-            files = self._encode(run, drawing)
+            yield
         except engine.Canceled:
             if run.cancel.is_set():
                 self._end(run, "canceled", [])
             else:  # the service stops: forgotten, as after a kill
                 self._forget(run)
-        except engine.EngineError as error:
+        except (engine.EngineError, SourceError) as error:
             self._fail(run, error.code, str(error), error.retryable)
         except Exception as error:
             log.exception("call %s failed", run.call.call_id)
             self._fail(run, "engine_failed", f"The engine failed: {type(error).__name__}.", retryable=False)
-        else:
-            self._end(run, "succeeded", files)
 
-    def _draw(self, run: _Run) -> engine.Drawing:
+    def _files(self, run: _Run) -> dict[str, Path]:
+        """What the call names, once it is here; SourceError, Canceled."""
+        while not run.files.done():
+            if self._unwanted(run):
+                raise engine.Canceled("canceled")
+            with contextlib.suppress(TimeoutError):
+                run.files.result(FETCH_SLICE_SECONDS)
+        return run.files.result()
+
+    def _run_alone(self, run: _Run) -> engine.Drawing | LanguageResult:
+        loaded = self._loaded(run)
+        files = self._files(run)
+        with self._metered([run]):
+            if isinstance(run.request, ImageRequest):
+                return loaded.run(run.request, files, self._stepper(run), lambda: self._unwanted(run))
+            if isinstance(loaded, engine.LanguageEngine):
+                return loaded.answer(run.request, files, lambda: self._unwanted(run))
+            return language.answer(None, run.request, files, lambda: self._unwanted(run))
+
+    def _run_together(self, runs: list[_Run]) -> None:
+        """Several calls in one run of their engine; each ends for itself."""
+        results: list[engine.Drawing | engine.Canceled] | None = None
+        try:
+            loaded = self._loaded(runs[0])
+            assert isinstance(loaded, engine.BatchEngine)
+            with self._metered(runs):
+                results = loaded.run_batch([self._item(run) for run in runs])
+        except Exception as error:
+            for run in runs:
+                with self._failures(run):
+                    raise error
+            return
+        for run, result in zip(runs, results, strict=True):
+            with self._failures(run):
+                if isinstance(result, engine.Canceled):
+                    raise result
+                self._finish(run, result)
+
+    def _item(self, run: _Run) -> engine.Item:
+        assert isinstance(run.request, ImageRequest)
+        return engine.Item(run.request, run.files.result(), self._stepper(run), lambda: self._unwanted(run))
+
+    def _loaded(self, run: _Run) -> engine.Engine:
+        """The call's engine, loaded for it if need be."""
         started = time.monotonic()
         if run.request.model not in self._engines:
             run.update(stage="loading")
         loaded = self._engine(run.request.model)
         run.spent(load_seconds=time.monotonic() - started)
-        run.update(stage="generating")
+        return loaded
+
+    @contextlib.contextmanager
+    def _metered(self, runs: list[_Run]) -> Iterator[None]:
+        """The seconds of the block, shared by the calls' pictures."""
+        for run in runs:
+            run.update(stage="generating")
         started = time.monotonic()
         try:
-            return loaded.run(
-                run.request,
-                lambda step, steps: run.update(step=step, steps=steps),
-                lambda: run.cancel.is_set() or self._stopping,
-            )
+            yield
         finally:
-            run.spent(gpu_seconds=time.monotonic() - started)
+            seconds = time.monotonic() - started
+            parts = [max(1, run.pictures) for run in runs]
+            for run, part in zip(runs, parts, strict=True):
+                run.spent(gpu_seconds=seconds * part / sum(parts))
+
+    def _stepper(self, run: _Run) -> engine.OnStep:
+        return lambda step, steps: run.update(step=step, steps=steps)
+
+    def _unwanted(self, run: _Run) -> bool:
+        return run.cancel.is_set() or self._stopping
 
     def _engine(self, model_id: str) -> engine.Engine:
         """Loaded once and kept."""
@@ -238,18 +358,39 @@ class LocalExecutor:
             log.info("loaded %s in %.1f s", model_id, time.monotonic() - started)
         return self._engines[model_id]
 
+    def _finish(self, run: _Run, outcome: engine.Drawing | LanguageResult) -> None:
+        """The outcome, and its files, go into the call."""
+        files: list[bytes] = []
+        if isinstance(outcome, engine.Drawing):
+            files = self._encode(run, outcome)
+        else:
+            run.update(result=outcome)
+        if run.cancel.is_set():
+            raise engine.Canceled("canceled")
+        self._end(run, "succeeded", files)
+
     def _encode(self, run: _Run, drawing: engine.Drawing) -> list[bytes]:
         """Picture files; the manifest goes into the call."""
         request = run.request
+        assert isinstance(request, ImageRequest)
         run.update(stage="encoding", fingerprint=drawing.fingerprint)
         files = [
-            pictures.encode(picture.image, request.output_format, request.output_compression)
-            for picture in drawing.pictures
+            pictures.encode(
+                picture.image,
+                request.output_format,
+                request.output_compression,
+                self._notes(request, drawing, n),
+            )
+            for n, picture in enumerate(drawing.pictures)
         ]
-        if run.cancel.is_set():
-            raise engine.Canceled("canceled")
         run.update(result=_result(request, drawing, files))
         return files
+
+    def _notes(self, request: ImageRequest, drawing: engine.Drawing, n: int) -> pictures.Notes | None:
+        if not self._recipe_secret:
+            return None
+        known = recipe(request, drawing, n)
+        return pictures.Notes(parameters(known), seal(known, self._recipe_secret))
 
     def _fail(self, run: _Run, code: str, message: str, retryable: bool) -> None:
         run.update(error=CallError(code=code, message=message[:500], retryable=retryable))
@@ -296,16 +437,18 @@ class LocalExecutor:
 
     async def _mention_progress(self) -> None:
         """Once a second look where the running call stands: the engine never waits for the network."""
-        told = ("", 0)
+        told: set[tuple[str, int]] = set()
         while self._callback is not None:
             await asyncio.sleep(PROGRESS_SECONDS)
-            run = self._running
-            if run is None or run.call.status in ENDED:
-                continue
-            news = (run.call.call_id, _seq(run.call))
-            if news != told:
-                told = news
-                await self._callback.mention(CallEvent(type="call.progress", seq=news[1], call=run.call))
+            news = {
+                (run.call.call_id, _seq(run.call)): run.call
+                for run in self._running
+                if run.call.status not in ENDED
+            }
+            for known, call in news.items():
+                if known not in told:
+                    await self._callback.mention(CallEvent(type="call.progress", seq=known[1], call=call))
+            told = set(news)
 
     async def _sweep(self) -> None:
         while True:
@@ -314,6 +457,12 @@ class LocalExecutor:
             except OSError:
                 log.exception("expired results were not removed")
             await asyncio.sleep(SWEEP_SECONDS)
+
+
+def _steps(request: ImageRequest | LanguageRequest) -> int:
+    if not isinstance(request, ImageRequest):
+        return 0
+    return request.num_inference_steps * request.num_images
 
 
 def _seq(call: Call) -> int:

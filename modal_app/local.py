@@ -46,7 +46,13 @@ class Settings(BaseSettings):
     tenkaigen_webhook_secret: SecretStr = SecretStr("")
     """Standard Webhooks secret, ``whsec_`` and base64; required with a URL."""
     gpu_data: Path = Path(".data/gpu")
-    """Folder of the results that wait to be pulled."""
+    """Folder of the results that wait to be pulled, and of fetched files."""
+    gpu_origins: str = ""
+    """Origins that files may be fetched from, separated by commas; empty: the webhook's."""
+    model_cache: Path = Path(".data/models")
+    """Folder of fetched checkpoints."""
+    recipe_secret: SecretStr = SecretStr("")
+    """Seals the recipe that every picture carries; the same as the gateway's.  Empty: pictures carry none."""
     gpu_models: str = ""
     """Models to serve, separated by commas; empty: all that this machine can."""
     gpu_preload: str = ""
@@ -94,6 +100,7 @@ def _executor(settings: Settings, callback: Callback | None) -> LocalExecutor:
         raise ConfigurationError("GPU_TOKEN is not set: the secret that the gateway shows")
     if settings.gpu_name not in {price.gpu for price in catalog.PRICES}:
         raise ConfigurationError(f"GPU_NAME {settings.gpu_name!r} has no price in the catalog")
+    engine.model_cache = settings.model_cache
     models = _names(settings.gpu_models) or [row.id for row in catalog.CATALOG if engine.servable(row)]
     preload = _names(settings.gpu_preload)
     _refuse_unservable("GPU_MODELS", models)
@@ -101,8 +108,10 @@ def _executor(settings: Settings, callback: Callback | None) -> LocalExecutor:
     try:
         return LocalExecutor(
             models=models,
-            folder=settings.gpu_data / "calls",
+            folder=settings.gpu_data,
             callback=callback,
+            origins=_names(settings.gpu_origins or settings.tenkaigen_webhook_url),
+            recipe_secret=settings.recipe_secret.get_secret_value(),
             gpu=settings.gpu_name,
             queue_limit=settings.gpu_queue_limit,
             preload=preload,

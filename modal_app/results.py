@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from modal_app.contract import Call, CallEvent, Message
+from modal_app.contract import Call, CallEvent, ImageResult, Message
 
 RESULT_TTL_SECONDS = 7 * 24 * 3600.0
 """How long an ended call waits for somebody to pull its pictures."""
@@ -103,7 +103,7 @@ class Results:
         if now - (folder / "call.json").stat().st_mtime > RESULT_TTL_SECONDS:
             return True
         call = self.call(folder.name)
-        if call is None or call.result is None:
+        if call is None or not isinstance(call.result, ImageResult):
             return False
         marks = [_fetched(folder, picture.n) for picture in call.result.images]
         return all(mark.exists() and now - mark.stat().st_mtime > FETCHED_TTL_SECONDS for mark in marks)

@@ -22,9 +22,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from modal_app import catalog, engine
 from modal_app.contract import (
     ENDED,
+    REQUESTS,
     Call,
     CallAccepted,
     ImageRequest,
+    ImageResult,
+    LanguageRequest,
     PictureInfo,
     ServedModels,
     SubmitCall,
@@ -48,7 +51,7 @@ class QueueFull(Exception):
 class Executor(Protocol):
     """Runs calls, one or many at a time, here or elsewhere.  No method waits for a picture."""
 
-    async def submit(self, key: str, task: Task, request: ImageRequest) -> str:
+    async def submit(self, key: str, task: Task, request: ImageRequest | LanguageRequest) -> str:
         """The call's id, the same whenever the key is the same, and then run once; QueueFull."""
         ...
 
@@ -134,7 +137,7 @@ class _Routes:
     async def submit(self, request: Request) -> Response:
         """Accept a call; the same key always answers the same call."""
         call = _parsed(SubmitCall, await _body(request))
-        wanted = _image_request(call)
+        wanted = _request(call)
         await self._refuse_unservable(wanted)
         try:
             call_id = await self._executor.submit(call.key, call.task, wanted)
@@ -179,12 +182,14 @@ class _Routes:
     async def _known(self, request: Request) -> Call:
         return _found(await self._executor.call(request.path_params["call_id"]))
 
-    async def _refuse_unservable(self, wanted: ImageRequest) -> None:
+    async def _refuse_unservable(self, wanted: ImageRequest | LanguageRequest) -> None:
         model = catalog.find(wanted.model)
         if model is None:
             raise Problem(400, "unknown_model", f"There is no model {wanted.model[:100]!r}.")
         if model.id not in (await self._executor.served()).models:
             raise Problem(400, "model_unavailable", f"{model.id} is not served here.")
+        if not isinstance(wanted, ImageRequest):
+            return
         try:
             engine.check(model, wanted)
         except engine.UnsupportedParameter as error:
@@ -219,17 +224,18 @@ def _parsed(kind: type[SubmitCall], body: bytes) -> SubmitCall:
         raise _malformed(error) from None
 
 
-def _image_request(call: SubmitCall) -> ImageRequest:
-    if call.task != "image":
+def _request(call: SubmitCall) -> ImageRequest | LanguageRequest:
+    kind = REQUESTS.get(call.task)
+    if kind is None:
         raise _unsupported_task()
     try:
-        return ImageRequest.model_validate(call.request)
+        return kind.model_validate(call.request)
     except ValidationError as error:
         raise _malformed(error, "request") from None
 
 
 def _unsupported_task() -> Problem:
-    return Problem(400, "unsupported_task", "This service runs the task `image`.")
+    return Problem(400, "unsupported_task", f"This service runs the tasks {', '.join(REQUESTS)}.")
 
 
 def _malformed(error: ValidationError, *inside: str) -> Problem:
@@ -252,7 +258,7 @@ def _found(call: Call | None) -> Call:
 def _picture_info(call: Call, n: int) -> PictureInfo:
     if call.status not in ENDED:
         raise Problem(409, "call_not_ended", f"The call is {call.status}; it has no pictures yet.")
-    for info in call.result.images if call.result else ():
+    for info in call.result.images if isinstance(call.result, ImageResult) else ():
         if info.n == n:
             return info
     raise _no_picture()

@@ -58,7 +58,7 @@ class Steps:
     async def settle(self, job: ClaimedJob) -> bool:
         """Store what the ended call left behind, or fail with its reason; whether that has ended the job."""
         assert job.call is not None
-        if job.call.status != "succeeded" or job.call.result is None:
+        if job.call.status != "succeeded" or not isinstance(job.call.result, ImageResult):
             return await self._jobs.fail(job, lifecycle.after_failed_call(job.call))
         try:
             assets = await self._store(job, job.call, job.call.result)

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from modal_app.catalog import Model, Size
 from modal_app.contract import ImageRequest
-from modal_app.engine import Canceled, Drawing, OnStep, Picture
+from modal_app.engine import Canceled, Drawing, Files, OnStep, Picture
 
 SLICE_SECONDS = 0.02
 """How long a simulated step sleeps before it looks again whether it was canceled."""
@@ -39,7 +39,9 @@ class InstantEngine:
             "device": "cpu",
         }
 
-    def run(self, request: ImageRequest, on_step: OnStep, cancelled: Callable[[], bool]) -> Drawing:
+    def run(
+        self, request: ImageRequest, files: Files, on_step: OnStep, cancelled: Callable[[], bool]
+    ) -> Drawing:
         pictures = []
         for n in range(request.num_images):
             self._pretend(request, n, on_step, cancelled)

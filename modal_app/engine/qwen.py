@@ -1,138 +1,371 @@
-"""The Qwen-Image family: text to pictures through diffusers' ``QwenImagePipeline``."""
+"""The Qwen-Image family: words and pictures to pictures, through diffusers' own pipelines.
 
-import hashlib
-import platform
-from collections.abc import Callable
+A row that understands reference pictures is served by ``QwenImageEditPlusPipeline`` where a request has some,
+every other request by ``QwenImagePipeline``; both draw with the same parts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import diffusers
-import PIL
 import torch
 import transformers
 from diffusers import QwenImagePipeline
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
 
 from modal_app import catalog
-from modal_app.catalog import Model
-from modal_app.contract import ImageRequest
-from modal_app.engine import Canceled, Drawing, OnStep, Picture, checkpoint_folder
+from modal_app.catalog import Model, Offload, Size
+from modal_app.contract import ImageRequest, LanguageRequest, LanguageResult
+from modal_app.engine import (
+    Canceled,
+    Drawing,
+    Files,
+    Item,
+    OnStep,
+    Picture,
+    checkpoint_folder,
+    hub_folder,
+    language,
+    repaint,
+)
+from modal_app.engine.batching import make_rows_independent
+from modal_app.engine.caches import TensorCache
+from modal_app.engine.fingerprint import fingerprint
+from modal_app.engine.inputs import open_picture
+from modal_app.engine.language.vlm import Vlm
+from modal_app.engine.loras.attach import Use, attached, backend_for
+from modal_app.engine.loras.requested import uses_of
 from modal_app.engine.pictures import resample
+from modal_app.engine.placement import dtype, place
+from modal_app.engine.qwen_edit import condition_images, edit_pipeline, load_processor
 from modal_app.engine.qwen_vae import use_single_frame_short_cuts
 
-MAX_SEQUENCE_LENGTH = 512
-"""Tokens of a prompt that count, diffusers' default; the pipeline cuts the rest off."""
+BATCH = 4
+"""Pictures that are drawn at once, if nothing but their noise and words differs."""
+EMBEDDING_CACHE_BYTES = 256 * 1024 * 1024
+"""At least 70 prompts: 512 tokens x 3584 x 2 bytes are 3.7 MB at most."""
 
 
 def load(model: Model) -> "QwenEngine":
     """Load the row's checkpoint folder, in bfloat16 onto a CUDA device or in float32 onto the CPU."""
     _quieten()
     folder = checkpoint_folder(model)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    pipeline = QwenImagePipeline.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device)
-    pipeline.set_progress_bar_config(disable=True)
-    if device.type == "cpu":
+    pipeline = QwenImagePipeline.from_pretrained(folder, dtype=dtype(model), local_files_only=True)
+    pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **model.scheduler)
+    offload = place(pipeline, model)
+    if pipeline._execution_device.type == "cpu":
         use_single_frame_short_cuts(pipeline.vae)
-    return QwenEngine(model, pipeline, _fingerprint(model, folder, pipeline))
+        make_rows_independent(pipeline.transformer)
+    return QwenEngine(model, pipeline, load_processor(folder), folder, offload)
 
 
 class QwenEngine:
-    """A loaded pipeline.  Pictures are drawn one by one, each from a generator of its own."""
+    """Loaded parts, and the pipelines over them.  Each picture is drawn from a generator of its own."""
 
-    def __init__(self, model: Model, pipeline: QwenImagePipeline, fingerprint: dict[str, Any]) -> None:
+    def __init__(
+        self, model: Model, pipeline: QwenImagePipeline, processor: Any, folder: Path, offload: Offload
+    ) -> None:
         self._model = model
-        self._pipeline = pipeline
-        self._fingerprint = fingerprint
+        self._words = pipeline
+        self._edit = (
+            edit_pipeline({**pipeline.components, "processor": processor}, model.reference_pixels)
+            if processor is not None and "reference" in model.roles
+            else None
+        )
+        for each in (self._words, self._edit):
+            if each is not None:
+                each.set_progress_bar_config(disable=True)
+        self._loras = backend_for(pipeline)
+        self._embeddings = TensorCache(EMBEDDING_CACHE_BYTES)
+        self._fingerprint = {**fingerprint(model, folder, pipeline), "offload": offload}
+        self._vlm = (
+            Vlm(pipeline.text_encoder, pipeline.tokenizer, processor, model.language, folder / "text_encoder")
+            if model.language
+            else None
+        )
 
-    def run(self, request: ImageRequest, on_step: OnStep, cancelled: Callable[[], bool]) -> Drawing:
+    def batch_key(self, request: ImageRequest) -> tuple[Any, ...] | None:
+        """Requests of one key may run as one batch; None may not be joined by any."""
+        if request.references or request.mask:
+            return None
+        return (
+            *(request.width, request.height, request.num_inference_steps),
+            *(request.true_cfg_scale, request.guidance_scale),
+            tuple(sorted((lora.sha256, lora.scale) for lora in request.loras)),
+        )
+
+    def run(
+        self, request: ImageRequest, files: Files, on_step: OnStep, cancelled: Callable[[], bool]
+    ) -> Drawing:
         """Draw at the trained size nearest in shape, then resample to the requested size.
 
         A negative prompt acts only with ``true_cfg_scale`` above 1, which doubles the work.
         """
-        if self._pipeline.device.type == "cpu":
-            torch.set_num_threads(1)  # of this thread; more make models small enough for a CPU slower
-        size = (request.width, request.height)
-        native_size = catalog.native_size(self._model, *size)
-        watch = _Watch(request.num_inference_steps, request.num_images, on_step, cancelled)
-        embeddings = self._encode(request, watch)
-        pictures = []
-        for n in range(request.num_images):
-            image = self._draw(request, n, native_size, embeddings, watch)
-            pictures.append(Picture(resample(image, size), request.seed + n))
-        return Drawing(
-            pictures=pictures,
-            native_size=native_size,
-            resampling="none" if native_size == size else "lanczos",
-            fingerprint=self._fingerprint,
-        )
+        (result,) = self.run_batch([Item(request, files, on_step, cancelled)])
+        if isinstance(result, Canceled):
+            raise result
+        return result
 
-    def _encode(self, request: ImageRequest, watch: "_Watch") -> dict[str, Any]:
-        """Embeddings of the prompts, once for all pictures, as arguments of the pipeline."""
-        embeddings = self._embeddings("", request.prompt, watch)
+    def run_batch(self, items: Sequence[Item]) -> list[Drawing | Canceled]:
+        """What ``run`` would give for each of the items, whose ``batch_key`` is the same."""
+        if self._words._execution_device.type == "cpu":
+            torch.set_num_threads(1)  # of this thread; more make models small enough for a CPU slower
+        uses = self._uses(items[0])
+        works = [_Work(item) for item in items]
+        try:
+            works[0].check()
+            with attached(self._loras, uses):
+                self._draw(works)
+        except Canceled as canceled:
+            if any(not work.canceled for work in works):
+                raise
+            return [canceled for _ in works]
+        return [Canceled("canceled") if work.canceled else self._drawing(work) for work in works]
+
+    def _uses(self, item: Item) -> list[Use]:
+        """The request's LoRAs, and the one that the row itself needs to draw in few steps."""
+        uses = uses_of(self._model, item.request, item.files)
+        own = catalog.step_lora(self._model, item.request.num_inference_steps)
+        return [*uses, (own.path, hub_folder(own.repository) / own.path, 1.0)] if own else uses
+
+    def answer(self, request: LanguageRequest, files: Files, cancelled: Callable[[], bool]) -> LanguageResult:
+        """A language task, done by the pipeline's own text encoder as far as that can."""
+        return language.answer(self._vlm, request, files, cancelled)
+
+    def _draw(self, works: list["_Work"]) -> None:
+        """Draw every picture of every work that is still wanted."""
+        plans = [plan for work in works for plan in self._planned(work)]
+        for _, alike in groupby(sorted(plans, key=_tokens), key=_tokens):
+            group = list(alike)
+            size = 1 if any(plan.work.pictures_in for plan in group) else BATCH
+            for start in range(0, len(group), size):
+                self._draw_together([plan for plan in group[start : start + size] if not plan.work.canceled])
+
+    def _planned(self, work: "_Work") -> list["_Plan"]:
+        """One plan a picture; text encoding, once for all of them, is done here."""
+        request = work.item.request
+        work.prepare(self._model)
+        embeddings = self._encode(work)
+        return [_Plan(work, n, request.seed + n, embeddings) for n in range(request.num_images)]
+
+    def _encode(self, work: "_Work") -> dict[str, torch.Tensor]:
+        """Embeddings of the prompts as arguments of the pipeline."""
+        request = work.item.request
+        embeddings = {"prompt_embeds": self._embedding(work, request.prompt)}
         if request.true_cfg_scale > 1:
             # Without a negative prompt the pipeline would skip the guidance; a blank stands for none.
-            embeddings |= self._embeddings("negative_", request.negative_prompt or " ", watch)
+            negative = request.negative_prompt or " "
+            embeddings["negative_prompt_embeds"] = self._embedding(work, negative)
         return embeddings
 
-    def _embeddings(self, prefix: str, prompt: str, watch: "_Watch") -> dict[str, Any]:
-        watch.check()
-        with torch.no_grad():
-            embeds, mask = self._pipeline.encode_prompt(prompt, max_sequence_length=MAX_SEQUENCE_LENGTH)
-        return {f"{prefix}prompt_embeds": embeds, f"{prefix}prompt_embeds_mask": mask}
+    def _embedding(self, work: "_Work", prompt: str) -> torch.Tensor:
+        """[1, tokens, width] of a prompt and of the references that it talks about."""
+        work.check()
+        key = (prompt, tuple(work.condition_keys))
+        return self._embeddings.get(
+            key, self._words._execution_device, lambda: (self._embedded(work, prompt),)
+        )[0]
 
-    def _draw(
-        self,
-        request: ImageRequest,
-        n: int,
-        native_size: catalog.Size,
-        embeddings: dict[str, Any],
-        watch: "_Watch",
-    ) -> PIL.Image.Image:
-        watch.check()
-        width, height = native_size
-        output = self._pipeline(
-            **embeddings,
+    def _embedded(self, work: "_Work", prompt: str) -> torch.Tensor:
+        with torch.no_grad():
+            if work.conditions:
+                assert self._edit is not None
+                seen = condition_images(self._edit, work.conditions, self._model.condition_pixels)
+                embeds, mask = self._edit.encode_prompt(prompt, image=seen)
+            else:
+                embeds, mask = self._words.encode_prompt(
+                    prompt, max_sequence_length=self._model.max_sequence_length
+                )
+        assert mask is None, "a single prompt has no padding"
+        embedding: torch.Tensor = embeds
+        return embedding
+
+    def _draw_together(self, plans: list["_Plan"]) -> None:
+        """Pictures of one pipeline call; each is decoded alone."""
+        if not plans:
+            return
+        if not plans[0].work.steps:  # a strength of 0: the picture stays as it is
+            plans[0].work.keep(plans[0])
+            return
+        for plan, latents in zip(plans, self._denoised(plans), strict=True):
+            if not plan.work.canceled:
+                plan.work.check()
+                plan.work.finished(plan, self._decoded(latents[None], plan.work))
+
+    def _denoised(self, plans: list["_Plan"]) -> torch.Tensor:
+        """Packed latents [pictures, tokens, channels]."""
+        work = plans[0].work
+        request = work.item.request
+        pipeline: Any = self._edit if work.conditions else self._words
+        width, height = work.native_size
+        generators = [torch.Generator("cpu").manual_seed(plan.seed) for plan in plans]
+        start, sigmas, after = self._start(work, generators[0])
+        output = pipeline(
+            **_stacked(plans),
+            **({"image": work.conditions} if work.conditions else {}),
+            **({"latents": start, "sigmas": sigmas} if work.over else {}),
             width=width,
             height=height,
-            num_inference_steps=request.num_inference_steps,
+            num_inference_steps=work.steps,
             true_cfg_scale=request.true_cfg_scale,
             guidance_scale=request.guidance_scale,
             # On the CPU whatever the device: equal seeds start from equal noise on every GPU.
-            generator=torch.Generator("cpu").manual_seed(request.seed + n),
-            max_sequence_length=MAX_SEQUENCE_LENGTH,
-            callback_on_step_end=watch.step_of(n),
+            generator=generators,
+            max_sequence_length=self._model.max_sequence_length,
+            output_type="latent",
+            callback_on_step_end=_stepper(plans, after),
         )
-        image: PIL.Image.Image = output.images[0]
+        latents: torch.Tensor = output.images
+        return latents
+
+    def _start(self, work: "_Work", generator: torch.Generator) -> tuple[Any, list[float] | None, Any]:
+        """(latents, noise levels, what to do after a step) where a picture is drawn over, else nothing."""
+        if work.over is None:
+            return None, None, None
+        pipeline = self._words
+        width, height = work.native_size
+        scale, channels = pipeline.vae_scale_factor, pipeline.transformer.config.in_channels // 4
+        shape = (1, 1, channels, height // scale, width // scale)
+        noise = randn_tensor(shape, generator, pipeline._execution_device, pipeline.transformer.dtype)
+        packed = pipeline._pack_latents(noise, 1, channels, *shape[3:])
+        latents = repaint.Latents(work.over, pipeline, work.native_size, packed)
+        sigmas = work.over.sigmas(work.item.request.num_inference_steps)
+        return latents.start(sigmas), sigmas, latents.after
+
+    def _decoded(self, latents: torch.Tensor, work: "_Work") -> Image.Image:
+        """latents [1, tokens, channels] to the picture at its native size, as the pipelines do it."""
+        vae, pipeline = self._words.vae, self._words
+        width, height = work.native_size
+        unpacked = pipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor).to(vae.dtype)
+        mean, std = (
+            torch.tensor(values).view(1, -1, 1, 1, 1).to(unpacked)
+            for values in (vae.config.latents_mean, vae.config.latents_std)
+        )
+        with torch.no_grad():
+            pixels = vae.decode(unpacked / (1.0 / std) + mean, return_dict=False)[0][:, :, 0]
+        image: Image.Image = pipeline.image_processor.postprocess(pixels, output_type="pil")[0]
         return image
 
+    def _drawing(self, work: "_Work") -> Drawing:
+        request = work.item.request
+        return Drawing(
+            pictures=[work.drawn[n] for n in range(request.num_images)],
+            native_size=work.native_size,
+            resampling="none" if work.native_size == (request.width, request.height) else "lanczos",
+            fingerprint=self._fingerprint,
+        )
 
-class _Watch:
-    """Reports steps and ends the run by raising, after which the pipeline is as it was.
 
-    diffusers' own ``pipeline._interrupt`` would skip the steps, but decode a picture of noise.  The
-    callback of the last step runs right before the VAE decodes, so that is covered as well.
-    """
+@dataclass
+class _Work:
+    """One request on its way through a run."""
 
-    def __init__(self, steps: int, pictures: int, on_step: OnStep, cancelled: Callable[[], bool]) -> None:
-        self._steps = steps
-        self._pictures = pictures
-        self._on_step = on_step
-        self._cancelled = cancelled
+    item: Item
+    canceled: bool = False
+    native_size: Size = (0, 0)
+    conditions: list[Image.Image] = field(default_factory=list)
+    """References that the model sees, in order."""
+    condition_keys: list[str] = field(default_factory=list)
+    over: repaint.Repaint | None = None
+    """The picture that is drawn over, if any."""
+    drawn: dict[int, Picture] = field(default_factory=dict)
+    steps_done: int = 0
+
+    @property
+    def pictures_in(self) -> bool:
+        """Whether pictures go in: such a run is not joined by others."""
+        return bool(self.conditions or self.over)
+
+    def prepare(self, model: Model) -> None:
+        """Open what the request brings; InvalidPicture when something is not a picture."""
+        request, files = self.item.request, self.item.files
+        size = (request.width, request.height)
+        self.native_size = catalog.native_size(model, *size)
+        opened = [(use.role, use.sha256, open_picture(files[use.sha256])) for use in request.references]
+        seen = [
+            (sha256, image) for role, sha256, image in opened if role != "init" or "reference" in model.roles
+        ]
+        self.conditions = [image.convert("RGB") for _, image in seen]
+        self.condition_keys = [sha256 for sha256, _ in seen]
+        first = next((image for role, _, image in opened if role == "init"), None)
+        if first is None and request.mask and opened:
+            first = opened[0][2]
+        if first is not None:
+            mask = open_picture(files[request.mask.sha256]) if request.mask else None
+            self.over = repaint.of_request(first, mask, request.strength, size)
+
+    @property
+    def steps(self) -> int:
+        """Of one picture."""
+        steps = self.item.request.num_inference_steps
+        return len(self.over.sigmas(steps)) if self.over else steps
 
     def check(self) -> None:
         """Canceled if nobody wants the pictures any more."""
-        if self._cancelled():
+        if self.canceled or self.item.cancelled():
+            self.canceled = True
             raise Canceled("canceled")
 
-    def step_of(self, n: int) -> Callable[..., dict[str, Any]]:
-        """The step callback for picture ``n``."""
+    def step(self, pictures: int) -> None:
+        self.steps_done += pictures
+        self.item.on_step(self.steps_done, self.steps * self.item.request.num_images)
 
-        def stepped(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            self._on_step(n * self._steps + step + 1, self._pictures * self._steps)
-            self.check()
-            return tensors
+    def keep(self, plan: "_Plan") -> None:
+        """The picture that was to be drawn over is the result."""
+        assert self.over is not None
+        self.drawn[plan.n] = Picture(self.over.picture, plan.seed)
 
-        return stepped
+    def finished(self, plan: "_Plan", image: Image.Image) -> None:
+        request = self.item.request
+        image = resample(image, (request.width, request.height))
+        if self.over is not None:
+            image = self.over.restored(image)
+        self.drawn[plan.n] = Picture(image, plan.seed)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Picture ``n`` of a work, ready to be drawn."""
+
+    work: _Work
+    n: int
+    seed: int
+    embeddings: dict[str, torch.Tensor]
+
+
+def _tokens(plan: _Plan) -> tuple[int, ...]:
+    """Only prompts of equal length share a call: padding would change the shorter one's picture."""
+    return tuple(embeds.shape[1] for embeds in plan.embeddings.values())
+
+
+def _stacked(plans: list[_Plan]) -> dict[str, torch.Tensor]:
+    names = plans[0].embeddings
+    return {name: torch.cat([plan.embeddings[name] for plan in plans]) for name in names}
+
+
+def _stepper(
+    plans: list[_Plan], after: Callable[[int, torch.Tensor], torch.Tensor] | None
+) -> Callable[..., Any]:
+    """The step callback.  It reports, and ends the call by raising once nobody wants any of its pictures.
+
+    diffusers' own ``pipeline._interrupt`` would skip the steps, but decode a picture of noise.
+    """
+    works = {id(plan.work): plan.work for plan in plans}.values()
+    pictures = [(work, sum(plan.work is work for plan in plans)) for work in works]
+
+    def stepped(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        for work, count in pictures:
+            work.step(count)
+            work.canceled = work.canceled or work.item.cancelled()
+        if all(work.canceled for work in works):
+            raise Canceled("canceled")
+        return {**tensors, "latents": after(step, tensors["latents"])} if after else tensors
+
+    return stepped
 
 
 def _quieten() -> None:
@@ -140,35 +373,3 @@ def _quieten() -> None:
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
-
-
-def _fingerprint(model: Model, folder: Path, pipeline: QwenImagePipeline) -> dict[str, Any]:
-    return {
-        "model": model.id,
-        "checkpoint": model.checkpoint,
-        "revision": model.revision,
-        "weights_sha256": _weights_sha256(folder),
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-        "transformers": transformers.__version__,
-        "pillow": PIL.__version__,
-        "device": _device_name(pipeline.device),
-        "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
-        "scheduler": type(pipeline.scheduler).__name__,
-    }
-
-
-def _weights_sha256(folder: Path) -> dict[str, str]:
-    """Hash of every weights file, by its path in the checkpoint."""
-    found = {}
-    for path in sorted(folder.rglob("*.safetensors")):
-        with path.open("rb") as file:
-            found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
-
-
-def _device_name(device: torch.device) -> str:
-    """CPUs are told apart by their instruction set: that is what decides how sums are rounded."""
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import hashlib
+import io
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +12,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -57,9 +60,22 @@ def load(model_id: str) -> engine.Engine:
 
 
 def run(
-    loaded: engine.Engine, cancelled: Callable[[], bool] = lambda: False, **changes: Any
+    loaded: engine.Engine,
+    cancelled: Callable[[], bool] = lambda: False,
+    files: engine.Files | None = None,
+    **changes: Any,
 ) -> engine.Drawing:
-    return loaded.run(image_request(**changes), lambda step, steps: None, cancelled)
+    return loaded.run(image_request(**changes), files or {}, lambda step, steps: None, cancelled)
+
+
+def kept(folder: Path, image: Image.Image) -> tuple[str, engine.Files]:
+    """A picture as a file: (sha256, files of a run)."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    sha256 = hashlib.sha256(file.getvalue()).hexdigest()
+    path = folder / sha256
+    path.write_bytes(file.getvalue())
+    return sha256, {sha256: path}
 
 
 @dataclass
@@ -102,7 +118,7 @@ class Client:
 @contextlib.asynccontextmanager
 async def service(folder: Path, **options: Any) -> AsyncIterator[Client]:
     """A service over a folder; leaving it stops the service as SIGTERM does."""
-    options.setdefault("models", ["instant", "tiny-qwen"])
+    options.setdefault("models", ["instant", "tiny-qwen", "tiny-qwen-edit"])
     async with LocalExecutor(folder=folder, **options) as executor:
         transport = httpx.ASGITransport(create_app(executor, TOKEN))
         headers = {"Authorization": f"Bearer {TOKEN}"}

@@ -52,36 +52,37 @@ def test_missing_weights_are_told_before_anything_is_imported() -> None:
     model = catalog.find("tiny-qwen")
     assert model
     with pytest.raises(LoadFailed, match="not on this machine"):
-        engine.load(replace(model, checkpoint="nowhere"))
+        engine.load(replace(model, variants=(replace(model.variants[0], bundled=False),)))
 
 
 def test_a_run_that_nobody_wants_does_not_begin(tiny: Engine) -> None:
     steps: list[int] = []
     with pytest.raises(Canceled):
-        tiny.run(image_request(), lambda step, _: steps.append(step), lambda: True)
+        tiny.run(image_request(), lambda step, _: steps.append(step), {}, lambda: True)
     assert steps == []
 
 
 def test_a_cancel_ends_the_run_at_its_step_and_the_next_picture_is_as_ever(tiny: Engine) -> None:
     before = first(tiny, num_inference_steps=4)
-    for last in range(1, 9):
+    for last in range(1, 5):
         steps: list[int] = []
         with pytest.raises(Canceled):
             tiny.run(
                 image_request(num_inference_steps=4, num_images=2, true_cfg_scale=2.0),
+                {},
                 lambda step, _, steps=steps: steps.append(step),
                 lambda steps=steps, last=last: len(steps) == last,
             )
-        assert steps == list(range(1, last + 1))
+        assert steps == [2 * step for step in range(1, last + 1)]  # two pictures a step
         assert first(tiny, num_inference_steps=4) == before
 
 
 def test_steps_are_counted_over_all_pictures(tiny: Engine) -> None:
     seen: list[tuple[int, int]] = []
     tiny.run(
-        image_request(num_inference_steps=2, num_images=3), lambda *step: seen.append(step), lambda: False
+        image_request(num_inference_steps=2, num_images=6), {}, lambda *step: seen.append(step), lambda: False
     )
-    assert seen == [(n, 6) for n in range(1, 7)]
+    assert seen == [(4, 12), (8, 12), (10, 12), (12, 12)]  # four together, then the other two
 
 
 def test_the_same_seed_draws_the_same_picture_and_another_seed_another(tiny: Engine) -> None:
@@ -151,7 +152,7 @@ def test_the_short_cuts_of_the_vae_change_no_picture_and_no_other_vae(tiny: Engi
     stock = AutoencoderKLQwenImage.from_pretrained(engine.checkpoint_folder(model) / "vae")
     assert {type(layer).__module__.split(".")[0] for layer in stock.modules()} <= {"torch", "diffusers"}
     short = pixels(run(tiny).pictures[0].image)
-    pipeline: Any = tiny._pipeline  # type: ignore[attr-defined]
+    pipeline: Any = tiny._words  # type: ignore[attr-defined]
     swift, pipeline.vae = pipeline.vae, stock
     try:
         assert np.abs(pixels(run(tiny).pictures[0].image) - short).max() <= 1

@@ -165,9 +165,10 @@ async def test_what_a_kill_left_half_written_counts_as_nothing_and_is_removed(tm
     key = new_key()
     async with service(tmp_path) as gpu:
         call = await gpu.ended(await gpu.accepted(key))
-    (tmp_path / call.call_id / "call.json").rename(tmp_path / call.call_id / "call.part")
+    folder = tmp_path / "calls" / call.call_id
+    (folder / "call.json").rename(folder / "call.part")
     async with service(tmp_path) as gpu:
-        assert not (tmp_path / call.call_id).exists()
+        assert not folder.exists()
         assert (await gpu.http.get(f"/calls/{call.call_id}")).status_code == 404
         again = await gpu.ended(await gpu.accepted(key))
         assert again.result == call.result
@@ -178,7 +179,7 @@ async def test_results_go_a_while_after_they_were_pulled_or_after_a_week(tmp_pat
         pulled, half, left = [await gpu.ended(await gpu.accepted(num_images=2)) for _ in range(3)]
         for call, n in ((pulled, 0), (pulled, 1), (half, 0)):
             assert (await gpu.http.get(f"/calls/{call.call_id}/images/{n}")).status_code == 200
-        kept = results.Results(tmp_path)
+        kept = results.Results(tmp_path / "calls")
 
         def known(after_seconds: float) -> list[bool]:
             kept.prune(time.time() + after_seconds)
@@ -187,5 +188,34 @@ async def test_results_go_a_while_after_they_were_pulled_or_after_a_week(tmp_pat
         assert known(results.FETCHED_TTL_SECONDS - 60) == [True, True, True]
         assert known(results.FETCHED_TTL_SECONDS + 60) == [False, True, True]
         assert known(results.RESULT_TTL_SECONDS + 60) == [False, False, False]
-        assert list(tmp_path.iterdir()) == []
+        assert list((tmp_path / "calls").iterdir()) == []
         assert (await gpu.http.get(f"/calls/{left.call_id}")).status_code == 404
+
+
+async def test_waiting_calls_that_may_share_a_run_do_and_each_gets_its_own_pictures(tmp_path: Path) -> None:
+    async with service(tmp_path) as gpu:
+        await gpu.ended(await gpu.accepted(model="tiny-qwen"))
+        first = await gpu.accepted(model="tiny-qwen", num_inference_steps=60)
+        waiting = [await gpu.accepted(model="tiny-qwen", seed=seed) for seed in (1, 2, 3)]
+        other = await gpu.accepted(model="tiny-qwen", seed=1, num_inference_steps=5)
+        ended = [await gpu.ended(call_id) for call_id in (first, *waiting, other)]
+    assert [call.status for call in ended] == ["succeeded"] * 5
+    seconds = [call.timing.gpu_seconds for call in ended[1:4]]
+    assert max(seconds) - min(seconds) < 1e-5, "a shared run is charged in equal parts"
+    async with service(tmp_path / "alone") as gpu:
+        alone = [await gpu.ended(await gpu.accepted(model="tiny-qwen", seed=seed)) for seed in (1, 2, 3)]
+    assert [call.result for call in ended[1:4]] == [call.result for call in alone]
+
+
+async def test_one_of_a_shared_run_can_be_canceled(tmp_path: Path) -> None:
+    async with service(tmp_path) as gpu:
+        await gpu.ended(await gpu.accepted(model="tiny-qwen"))
+        blocking = await gpu.accepted(model="tiny-qwen", num_inference_steps=40)
+        kept, dropped = [
+            await gpu.accepted(model="tiny-qwen", seed=seed, num_inference_steps=80) for seed in (1, 2)
+        ]
+        await gpu.ended(blocking)
+        await gpu.until(dropped, lambda call: call.step > 3)
+        await gpu.http.delete(f"/calls/{dropped}")
+        assert (await gpu.ended(dropped)).status == "canceled"
+        assert (await gpu.ended(kept)).status == "succeeded"

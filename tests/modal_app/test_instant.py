@@ -27,6 +27,7 @@ def test_a_simulated_picture_takes_its_time_step_by_step(monkeypatch: pytest.Mon
     started = time.monotonic()
     load("instant").run(
         image_request(model="instant", num_inference_steps=4),
+        {},
         lambda step, steps: seen.append(time.monotonic() - started),
         lambda: False,
     )

@@ -92,7 +92,7 @@ async def test_a_key_of_another_form_is_refused(gpu: Client, key: str | None) ->
     assert refused(answer, 422, "validation_failed")["errors"][0]["pointer"] == "/key"
 
 
-@pytest.mark.parametrize("task", ["dance", "upscale", "enhance"])
+@pytest.mark.parametrize("task", ["dance", "upscale"])
 async def test_a_task_that_this_service_does_not_run_is_refused(gpu: Client, task: str) -> None:
     refused(await gpu.submit(task=task), 400, "unsupported_task")
 
@@ -203,7 +203,11 @@ async def test_twenty_requests_with_one_key_are_one_call(gpu: Client) -> None:
 
 async def test_the_models_and_the_price_row_are_told(gpu: Client) -> None:
     answer = await gpu.http.get("/models")
-    assert answer.json() == {"models": ["instant", "tiny-qwen"], "gpu": "cpu"}
+    assert answer.json() == {
+        "models": ["instant", "tiny-qwen", "tiny-qwen-edit"],
+        "gpu": "cpu",
+        "tasks": ["image", "enhance", "parse", "profile", "judge"],
+    }
 
 
 async def test_unknown_fields_are_ignored_so_that_versions_can_mix(gpu: Client) -> None:
