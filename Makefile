@@ -1,7 +1,7 @@
 # make up     the whole product on this machine: PORT=8000 DATA=.data
 # make test   the whole suite, without GPU, network or accounts
 # make check  format, lint, types and the import rule
-# make bench  what the gateway adds to a job, side by side with its baselines
+# make bench  the engine beside bare diffusers, and what the gateway adds to a job
 
 PORT ?= 8000
 DATA ?= .data
@@ -36,6 +36,7 @@ check: $(INSTALLED)
 	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_docs.py
 
 bench: $(INSTALLED)
+	$(BIN)/python -m scripts.bench_engine
 	$(BIN)/python -m scripts.bench_gateway
 
 lock: $(INSTALLED)

@@ -51,6 +51,12 @@ class Settings(BaseSettings):
     """Origins that files may be fetched from, separated by commas; empty: the webhook's."""
     model_cache: Path = Path(".data/models")
     """Folder of fetched checkpoints."""
+    gpu_quant: str = ""
+    """A kind of weights to insist on, such as bf16; empty: what the GPU runs best."""
+    gpu_compile: bool = False
+    """Compile the denoiser: minutes at the first picture, less for every one after it."""
+    gpu_step_cache: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Skip most of a step that changes less than this, in runs of 20 steps and more; 0 never does."""
     recipe_secret: SecretStr = SecretStr("")
     """Seals the recipe that every picture carries; the same as the gateway's.  Empty: pictures carry none."""
     gpu_models: str = ""
@@ -100,7 +106,12 @@ def _executor(settings: Settings, callback: Callback | None) -> LocalExecutor:
         raise ConfigurationError("GPU_TOKEN is not set: the secret that the gateway shows")
     if settings.gpu_name not in {price.gpu for price in catalog.PRICES}:
         raise ConfigurationError(f"GPU_NAME {settings.gpu_name!r} has no price in the catalog")
-    engine.model_cache = settings.model_cache
+    engine.options = engine.Options(
+        model_cache=settings.model_cache,
+        quant=settings.gpu_quant or None,
+        compile=settings.gpu_compile,
+        step_cache_threshold=settings.gpu_step_cache,
+    )
     models = _names(settings.gpu_models) or [row.id for row in catalog.CATALOG if engine.servable(row)]
     preload = _names(settings.gpu_preload)
     _refuse_unservable("GPU_MODELS", models)

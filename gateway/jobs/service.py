@@ -32,6 +32,9 @@ OPTIONAL_FIELDS = (
 )
 """Fields a model may not support; one that was sent to such a model is refused by name."""
 
+FIELDS_OF_FILES = ("loras", "references", "mask", "strength")
+"""The engine draws with them, but no caller can name a file yet: there is no way to upload one."""
+
 
 @dataclass(frozen=True)
 class Replay:
@@ -167,7 +170,7 @@ class JobService:
 
     async def _recipe(self, body: JobCreate) -> dict[str, Any]:
         """The columns that say what to draw; BadRequest when the model cannot."""
-        model = await self._model(body.model)
+        model = await self._model(body.model, body.quality)
         _refuse_unsupported(body, model)
         width, height = _size(body)
         style = _style(body.style)
@@ -195,11 +198,12 @@ class JobService:
             "steps": params["num_inference_steps"],
         }
 
-    async def _model(self, wanted: str) -> Model:
-        """The row of a model that the running GPU service draws with."""
+    async def _model(self, wanted: str, quality: catalog.Quality) -> Model:
+        """The row to draw with; the running GPU service serves it.  A low quality may have its own row."""
         model = catalog.find(self._settings.default_model if wanted == "auto" else wanted)
         if model is None:
             raise BadRequest(f"There is no model `{wanted}`.", code="unknown_model", param="model")
+        model = catalog.at_quality(model, quality)
         served = await self._gpu.served()
         if served is not None and model.id not in served.models:
             raise BadRequest(
@@ -246,7 +250,7 @@ def _refuse_unsupported(body: JobCreate, model: Model) -> None:
         if (
             name in body.model_fields_set
             and getattr(body, name) not in (None, [])
-            and name not in model.supports
+            and (name not in model.supports or name in FIELDS_OF_FILES)
         ):
             raise BadRequest(
                 f"`{model.id}` does not support `{name}`.", code="unsupported_parameter", param=name

@@ -39,8 +39,22 @@ _MODULES: dict[Family, str] = {
     "sd1": "modal_app.engine.stable_diffusion",
 }
 
-model_cache = Path(".data/models")
-"""Folder of fetched checkpoints, a folder each of the repository's name with ``--`` for the slash."""
+
+@dataclass(frozen=True)
+class Options:
+    """What an operator may set for all engines of a process."""
+
+    model_cache: Path = Path(".data/models")
+    """Folder of fetched checkpoints, a folder each of the repository's name with ``--`` for the slash."""
+    quant: str | None = None
+    """A kind of weights to insist on; None: what the GPU runs best."""
+    compile: bool = False
+    """Compile the repeated blocks of the denoiser: minutes at the first picture, for the ones after it."""
+    step_cache_threshold: float = 0.0
+    """Skip most of a step that changes less than this, in runs of many steps; 0 never does."""
+
+
+options = Options()
 
 
 class EngineError(Exception):
@@ -146,7 +160,7 @@ def load(model: Model) -> Engine:
         raise LoadFailed(f"the weights of {model.id} are not on this machine")
     try:
         if model.variants:
-            model = as_variant(model, choose_variant(model, _capability()))
+            model = as_variant(model, choose_variant(model, _capability(), quant=options.quant))
         engine: Engine = importlib.import_module(_MODULES[model.family]).load(model)
     except Exception as error:
         reason = str(error) if isinstance(error, UnsupportedHardware) else type(error).__name__
@@ -176,7 +190,7 @@ def checkpoint_folder(model: Model) -> Path:
 
 def hub_folder(repository: str) -> Path:
     """Where what is fetched from a Hub repository lies."""
-    return model_cache / (repository if repository.startswith("/") else repository.replace("/", "--"))
+    return options.model_cache / (repository if repository.startswith("/") else repository.replace("/", "--"))
 
 
 def check(model: Model, request: ImageRequest) -> None:

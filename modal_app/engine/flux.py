@@ -46,6 +46,7 @@ class FluxEngine:
 
     def __init__(self, model: Model, pipeline: FluxPipeline, fingerprint: dict[str, Any]) -> None:
         self.pipeline = pipeline
+        self._device = pipeline._execution_device  # kept: to find it, diffusers looks at every layer
         self._loras = backend_for(pipeline)
         self._model = model
         self._fingerprint = fingerprint
@@ -55,7 +56,7 @@ class FluxEngine:
     ) -> Drawing:
         """Draw at the trained size nearest in shape, then resample to the requested size."""
         self._refuse(request)
-        if self.pipeline._execution_device.type == "cpu":
+        if self._device.type == "cpu":
             torch.set_num_threads(1)  # of this thread; more make models small enough for a CPU slower
         size = (request.width, request.height)
         native_size = catalog.native_size(self._model, *size)
@@ -83,7 +84,9 @@ class FluxEngine:
         watch.check()
         with torch.no_grad():
             embeds, pooled, _ = self.pipeline.encode_prompt(
-                request.prompt, max_sequence_length=self._model.max_sequence_length
+                request.prompt,
+                device=self._device,
+                max_sequence_length=self._model.max_sequence_length,
             )
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 

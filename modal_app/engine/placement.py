@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from diffusers import PipelineQuantizationConfig
 
 from modal_app.catalog import Model, Offload, offload
 
@@ -16,6 +17,26 @@ def dtype(model: Model) -> torch.dtype:
     if device().type == "cpu":
         return torch.float32
     return {"fp16": torch.float16, "fp32": torch.float32}.get(model.quant or "", torch.bfloat16)
+
+
+def quantized_while_loading(model: Model) -> dict[str, Any]:
+    """Arguments of ``from_pretrained`` for weights that are made into 8-bit integers on their way in."""
+    if model.quant != "int8":
+        return {}
+    config = PipelineQuantizationConfig(
+        quant_backend="bitsandbytes_8bit",
+        quant_kwargs={"load_in_8bit": True},
+        components_to_quantize=["transformer"],
+    )
+    return {"quantization_config": config}
+
+
+def store_small(pipeline: Any, model: Model) -> None:
+    """Keep fp8 weights in 8 bits, each layer brought to the computing type while it is at work."""
+    if model.quant == "fp8":
+        pipeline.transformer.enable_layerwise_casting(
+            storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype(model)
+        )
 
 
 def place(pipeline: Any, model: Model) -> Offload:

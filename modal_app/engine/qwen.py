@@ -5,6 +5,7 @@ every other request by ``QwenImagePipeline``; both draw with the same parts.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +18,7 @@ from diffusers import QwenImagePipeline
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from modal_app import catalog
+from modal_app import catalog, engine
 from modal_app.catalog import Model, Offload, Size
 from modal_app.contract import ImageRequest, LanguageRequest, LanguageResult
 from modal_app.engine import (
@@ -32,7 +33,8 @@ from modal_app.engine import (
     language,
     repaint,
 )
-from modal_app.engine.batching import make_rows_independent
+from modal_app.engine.acceleration import accelerate, step_cache
+from modal_app.engine.batching import independent_rows
 from modal_app.engine.caches import TensorCache
 from modal_app.engine.fingerprint import fingerprint
 from modal_app.engine.inputs import open_picture
@@ -40,7 +42,7 @@ from modal_app.engine.language.vlm import Vlm
 from modal_app.engine.loras.attach import Use, attached, backend_for
 from modal_app.engine.loras.requested import uses_of
 from modal_app.engine.pictures import resample
-from modal_app.engine.placement import dtype, place
+from modal_app.engine.placement import dtype, place, quantized_while_loading, store_small
 from modal_app.engine.qwen_edit import condition_images, edit_pipeline, load_processor
 from modal_app.engine.qwen_vae import use_single_frame_short_cuts
 
@@ -54,12 +56,14 @@ def load(model: Model) -> "QwenEngine":
     """Load the row's checkpoint folder, in bfloat16 onto a CUDA device or in float32 onto the CPU."""
     _quieten()
     folder = checkpoint_folder(model)
-    pipeline = QwenImagePipeline.from_pretrained(folder, dtype=dtype(model), local_files_only=True)
+    pipeline = QwenImagePipeline.from_pretrained(
+        folder, dtype=dtype(model), local_files_only=True, **quantized_while_loading(model)
+    )
+    store_small(pipeline, model)
     pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **model.scheduler)
     offload = place(pipeline, model)
     if pipeline._execution_device.type == "cpu":
         use_single_frame_short_cuts(pipeline.vae)
-        make_rows_independent(pipeline.transformer)
     return QwenEngine(model, pipeline, load_processor(folder), folder, offload)
 
 
@@ -71,6 +75,7 @@ class QwenEngine:
     ) -> None:
         self._model = model
         self._words = pipeline
+        self._device = pipeline._execution_device  # kept: to find it, diffusers looks at every layer
         self._edit = (
             edit_pipeline({**pipeline.components, "processor": processor}, model.reference_pixels)
             if processor is not None and "reference" in model.roles
@@ -81,7 +86,8 @@ class QwenEngine:
                 each.set_progress_bar_config(disable=True)
         self._loras = backend_for(pipeline)
         self._embeddings = TensorCache(EMBEDDING_CACHE_BYTES)
-        self._fingerprint = {**fingerprint(model, folder, pipeline), "offload": offload}
+        accelerated = accelerate(pipeline.transformer, engine.options)
+        self._fingerprint = {**fingerprint(model, folder, pipeline), "offload": offload, **accelerated}
         self._vlm = (
             Vlm(pipeline.text_encoder, pipeline.tokenizer, processor, model.language, folder / "text_encoder")
             if model.language
@@ -112,19 +118,23 @@ class QwenEngine:
 
     def run_batch(self, items: Sequence[Item]) -> list[Drawing | Canceled]:
         """What ``run`` would give for each of the items, whose ``batch_key`` is the same."""
-        if self._words._execution_device.type == "cpu":
+        if self._device.type == "cpu":
             torch.set_num_threads(1)  # of this thread; more make models small enough for a CPU slower
         uses = self._uses(items[0])
         works = [_Work(item) for item in items]
         try:
             works[0].check()
-            with attached(self._loras, uses):
+            with attached(self._loras, uses), self._cached_steps(works[0]):
                 self._draw(works)
         except Canceled as canceled:
             if any(not work.canceled for work in works):
                 raise
             return [canceled for _ in works]
         return [Canceled("canceled") if work.canceled else self._drawing(work) for work in works]
+
+    def _cached_steps(self, work: "_Work") -> AbstractContextManager[None]:
+        steps = work.item.request.num_inference_steps
+        return step_cache(self._words.transformer, steps, engine.options.step_cache_threshold)
 
     def _uses(self, item: Item) -> list[Use]:
         """The request's LoRAs, and the one that the row itself needs to draw in few steps."""
@@ -166,19 +176,17 @@ class QwenEngine:
         """[1, tokens, width] of a prompt and of the references that it talks about."""
         work.check()
         key = (prompt, tuple(work.condition_keys))
-        return self._embeddings.get(
-            key, self._words._execution_device, lambda: (self._embedded(work, prompt),)
-        )[0]
+        return self._embeddings.get(key, self._device, lambda: (self._embedded(work, prompt),))[0]
 
     def _embedded(self, work: "_Work", prompt: str) -> torch.Tensor:
         with torch.no_grad():
             if work.conditions:
                 assert self._edit is not None
                 seen = condition_images(self._edit, work.conditions, self._model.condition_pixels)
-                embeds, mask = self._edit.encode_prompt(prompt, image=seen)
+                embeds, mask = self._edit.encode_prompt(prompt, image=seen, device=self._device)
             else:
                 embeds, mask = self._words.encode_prompt(
-                    prompt, max_sequence_length=self._model.max_sequence_length
+                    prompt, device=self._device, max_sequence_length=self._model.max_sequence_length
                 )
         assert mask is None, "a single prompt has no padding"
         embedding: torch.Tensor = embeds
@@ -191,7 +199,9 @@ class QwenEngine:
         if not plans[0].work.steps:  # a strength of 0: the picture stays as it is
             plans[0].work.keep(plans[0])
             return
-        for plan, latents in zip(plans, self._denoised(plans), strict=True):
+        with independent_rows(self._words.transformer) if len(plans) > 1 else nullcontext():
+            denoised = self._denoised(plans)
+        for plan, latents in zip(plans, denoised, strict=True):
             if not plan.work.canceled:
                 plan.work.check()
                 plan.work.finished(plan, self._decoded(latents[None], plan.work))
@@ -230,7 +240,7 @@ class QwenEngine:
         width, height = work.native_size
         scale, channels = pipeline.vae_scale_factor, pipeline.transformer.config.in_channels // 4
         shape = (1, 1, channels, height // scale, width // scale)
-        noise = randn_tensor(shape, generator, pipeline._execution_device, pipeline.transformer.dtype)
+        noise = randn_tensor(shape, generator, self._device, pipeline.transformer.dtype)
         packed = pipeline._pack_latents(noise, 1, channels, *shape[3:])
         latents = repaint.Latents(work.over, pipeline, work.native_size, packed)
         sigmas = work.over.sigmas(work.item.request.num_inference_steps)

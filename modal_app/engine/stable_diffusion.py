@@ -104,6 +104,7 @@ class StableDiffusionEngine:
 
     def __init__(self, model: Model, pipeline: Any, fingerprint: dict[str, Any]) -> None:
         self.pipeline = pipeline
+        self._device = pipeline._execution_device  # kept: to find it, diffusers looks at every layer
         self._loras = backend_for(pipeline)
         self._model = model
         self._fingerprint = fingerprint
@@ -117,7 +118,7 @@ class StableDiffusionEngine:
         A negative prompt acts only with ``true_cfg_scale`` above 1, which doubles the work.
         """
         self._refuse(request)
-        if self.pipeline._execution_device.type == "cpu":
+        if self._device.type == "cpu":
             torch.set_num_threads(1)  # of this thread; more make models small enough for a CPU slower
         size = (request.width, request.height)
         native_size = catalog.native_size(self._model, *size)
@@ -149,7 +150,7 @@ class StableDiffusionEngine:
         with torch.no_grad(), _nested(self.pipeline.text_encoder):
             encoded = self.pipeline.encode_prompt(
                 request.prompt,
-                device=self.pipeline._execution_device,
+                device=self._device,
                 num_images_per_prompt=1,
                 do_classifier_free_guidance=request.true_cfg_scale > 1,
                 negative_prompt=request.negative_prompt or None,

@@ -36,6 +36,10 @@ Use = tuple[str, Path, float]
 """(sha256, file, scale); in place of the hash may stand any other name that only these bytes have."""
 
 
+_OF_THE_PROCESS = StateDicts()
+"""One budget for all engines."""
+
+
 class LoraBackend(Protocol):
     """A way to make LoRAs act on one pipeline.  One thread at a time."""
 
@@ -48,7 +52,7 @@ class LoraBackend(Protocol):
         ...
 
 
-def backend_for(pipeline: Any, state_dicts: StateDicts | None = None) -> LoraBackend:
+def backend_for(pipeline: Any, state_dicts: StateDicts = _OF_THE_PROCESS) -> LoraBackend:
     """PEFT where it knows the class of every layer that a LoRA could change, hooks otherwise."""
     layers = (m for m in getattr(pipeline, denoiser_name(pipeline)).modules() if hasattr(m, "in_features"))
     if all(isinstance(layer, torch.nn.Linear | BaseTunerLayer) for layer in layers):
