@@ -132,6 +132,10 @@ class QwenEngine:
             return [canceled for _ in works]
         return [Canceled("canceled") if work.canceled else self._drawing(work) for work in works]
 
+    def remember(self, prompt: str, embedding: torch.Tensor) -> None:
+        """Take [1, tokens, width] for a prompt without pictures instead of asking the text encoder."""
+        self._embeddings.get((prompt, ()), self._device, lambda: (embedding,))
+
     def _cached_steps(self, work: "_Work") -> AbstractContextManager[None]:
         steps = work.item.request.num_inference_steps
         return step_cache(self._words.transformer, steps, engine.options.step_cache_threshold)
