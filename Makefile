@@ -40,7 +40,9 @@ bench: $(INSTALLED)
 	$(BIN)/python -m scripts.bench_gateway
 
 lock: $(INSTALLED)
-	$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu//' > requirements.lock
+	{ echo '# Everything that is installed, pinned. Written by `make lock`; torch comes in the build your platform gets.'; \
+	  $(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' \
+	  | sed "s/+cpu//; s/^uvloop==.*/&; sys_platform != 'win32'/"; } > requirements.lock
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     """Origins that files may be fetched from, separated by commas; empty: the webhook's."""
     model_cache: Path = Path(".data/models")
     """Folder of fetched checkpoints."""
+    accepted_licenses: str = ""
+    """Models whose licence was read and accepted, of those that ask for it, separated by commas."""
     gpu_quant: str = ""
     """A kind of weights to insist on, such as bf16; empty: what the GPU runs best."""
     gpu_compile: bool = False
@@ -108,6 +110,7 @@ def _executor(settings: Settings, callback: Callback | None) -> LocalExecutor:
         raise ConfigurationError(f"GPU_NAME {settings.gpu_name!r} has no price in the catalog")
     engine.options = engine.Options(
         model_cache=settings.model_cache,
+        accepted_licenses=frozenset(_names(settings.accepted_licenses)),
         quant=settings.gpu_quant or None,
         compile=settings.gpu_compile,
         step_cache_threshold=settings.gpu_step_cache,

@@ -46,6 +46,8 @@ class Options:
 
     model_cache: Path = Path(".data/models")
     """Folder of fetched checkpoints, a folder each of the repository's name with ``--`` for the slash."""
+    accepted_licenses: frozenset[str] = frozenset()
+    """Ids of models whose licence the operator has read and accepted, of those that ask for it."""
     quant: str | None = None
     """A kind of weights to insist on; None: what the GPU runs best."""
     compile: bool = False
@@ -175,11 +177,17 @@ def _capability() -> Capability | None:
 
 
 def servable(model: Model) -> bool:
-    """Whether this machine has what the model needs: nothing, or some of its weights and the libraries."""
+    """Whether this machine has what the model needs: nothing, or some of its weights and the libraries.
+
+    A model whose licence has to be accepted is not served before it was.
+    """
+    if model.family not in _MODULES or not importlib.util.find_spec("diffusers"):
+        return model.family == "instant"
+    if model.needs_acceptance and model.id not in options.accepted_licenses:
+        return False
     if not model.variants:
-        return model.family in _MODULES
-    here = any(checkpoint_folder(as_variant(model, variant)).is_dir() for variant in model.variants)
-    return here and model.family in _MODULES and importlib.util.find_spec("diffusers") is not None
+        return True
+    return any(checkpoint_folder(as_variant(model, variant)).is_dir() for variant in model.variants)
 
 
 def checkpoint_folder(model: Model) -> Path:

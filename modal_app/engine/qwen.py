@@ -6,7 +6,6 @@ every other request by ``QwenImagePipeline``; both draw with the same parts.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from modal_app import catalog, engine
-from modal_app.catalog import Model, Offload, Size
+from modal_app.catalog import Model, Offload
 from modal_app.contract import ImageRequest, LanguageRequest, LanguageResult
 from modal_app.engine import (
     Canceled,
@@ -27,7 +26,6 @@ from modal_app.engine import (
     Files,
     Item,
     OnStep,
-    Picture,
     checkpoint_folder,
     hub_folder,
     language,
@@ -37,14 +35,13 @@ from modal_app.engine.acceleration import accelerate, step_cache
 from modal_app.engine.batching import independent_rows
 from modal_app.engine.caches import TensorCache
 from modal_app.engine.fingerprint import fingerprint
-from modal_app.engine.inputs import open_picture
 from modal_app.engine.language.vlm import Vlm
 from modal_app.engine.loras.attach import Use, attached, backend_for
 from modal_app.engine.loras.requested import uses_of
-from modal_app.engine.pictures import resample
 from modal_app.engine.placement import dtype, place, quantized_while_loading, store_small
 from modal_app.engine.qwen_edit import condition_images, edit_pipeline, load_processor
 from modal_app.engine.qwen_vae import use_single_frame_short_cuts
+from modal_app.engine.qwen_work import Plan, Work, stacked, stepper, tokens
 
 BATCH = 4
 """Pictures that are drawn at once, if nothing but their noise and words differs."""
@@ -121,7 +118,7 @@ class QwenEngine:
         if self._device.type == "cpu":
             torch.set_num_threads(1)  # of this thread; more make models small enough for a CPU slower
         uses = self._uses(items[0])
-        works = [_Work(item) for item in items]
+        works = [Work(item) for item in items]
         try:
             works[0].check()
             with attached(self._loras, uses), self._cached_steps(works[0]):
@@ -136,7 +133,7 @@ class QwenEngine:
         """Take [1, tokens, width] for a prompt without pictures instead of asking the text encoder."""
         self._embeddings.get((prompt, ()), self._device, lambda: (embedding,))
 
-    def _cached_steps(self, work: "_Work") -> AbstractContextManager[None]:
+    def _cached_steps(self, work: Work) -> AbstractContextManager[None]:
         steps = work.item.request.num_inference_steps
         return step_cache(self._words.transformer, steps, engine.options.step_cache_threshold)
 
@@ -150,23 +147,23 @@ class QwenEngine:
         """A language task, done by the pipeline's own text encoder as far as that can."""
         return language.answer(self._vlm, request, files, cancelled)
 
-    def _draw(self, works: list["_Work"]) -> None:
+    def _draw(self, works: list[Work]) -> None:
         """Draw every picture of every work that is still wanted."""
         plans = [plan for work in works for plan in self._planned(work)]
-        for _, alike in groupby(sorted(plans, key=_tokens), key=_tokens):
+        for _, alike in groupby(sorted(plans, key=tokens), key=tokens):
             group = list(alike)
             size = 1 if any(plan.work.pictures_in for plan in group) else BATCH
             for start in range(0, len(group), size):
                 self._draw_together([plan for plan in group[start : start + size] if not plan.work.canceled])
 
-    def _planned(self, work: "_Work") -> list["_Plan"]:
+    def _planned(self, work: Work) -> list[Plan]:
         """One plan a picture; text encoding, once for all of them, is done here."""
         request = work.item.request
         work.prepare(self._model)
         embeddings = self._encode(work)
-        return [_Plan(work, n, request.seed + n, embeddings) for n in range(request.num_images)]
+        return [Plan(work, n, request.seed + n, embeddings) for n in range(request.num_images)]
 
-    def _encode(self, work: "_Work") -> dict[str, torch.Tensor]:
+    def _encode(self, work: Work) -> dict[str, torch.Tensor]:
         """Embeddings of the prompts as arguments of the pipeline."""
         request = work.item.request
         embeddings = {"prompt_embeds": self._embedding(work, request.prompt)}
@@ -176,13 +173,13 @@ class QwenEngine:
             embeddings["negative_prompt_embeds"] = self._embedding(work, negative)
         return embeddings
 
-    def _embedding(self, work: "_Work", prompt: str) -> torch.Tensor:
+    def _embedding(self, work: Work, prompt: str) -> torch.Tensor:
         """[1, tokens, width] of a prompt and of the references that it talks about."""
         work.check()
         key = (prompt, tuple(work.condition_keys))
         return self._embeddings.get(key, self._device, lambda: (self._embedded(work, prompt),))[0]
 
-    def _embedded(self, work: "_Work", prompt: str) -> torch.Tensor:
+    def _embedded(self, work: Work, prompt: str) -> torch.Tensor:
         with torch.no_grad():
             if work.conditions:
                 assert self._edit is not None
@@ -196,7 +193,7 @@ class QwenEngine:
         embedding: torch.Tensor = embeds
         return embedding
 
-    def _draw_together(self, plans: list["_Plan"]) -> None:
+    def _draw_together(self, plans: list[Plan]) -> None:
         """Pictures of one pipeline call; each is decoded alone."""
         if not plans:
             return
@@ -210,7 +207,7 @@ class QwenEngine:
                 plan.work.check()
                 plan.work.finished(plan, self._decoded(latents[None], plan.work))
 
-    def _denoised(self, plans: list["_Plan"]) -> torch.Tensor:
+    def _denoised(self, plans: list[Plan]) -> torch.Tensor:
         """Packed latents [pictures, tokens, channels]."""
         work = plans[0].work
         request = work.item.request
@@ -219,7 +216,7 @@ class QwenEngine:
         generators = [torch.Generator("cpu").manual_seed(plan.seed) for plan in plans]
         start, sigmas, after = self._start(work, generators[0])
         output = pipeline(
-            **_stacked(plans),
+            **stacked(plans),
             **({"image": work.conditions} if work.conditions else {}),
             **({"latents": start, "sigmas": sigmas} if work.over else {}),
             width=width,
@@ -231,12 +228,12 @@ class QwenEngine:
             generator=generators,
             max_sequence_length=self._model.max_sequence_length,
             output_type="latent",
-            callback_on_step_end=_stepper(plans, after),
+            callback_on_step_end=stepper(plans, after),
         )
         latents: torch.Tensor = output.images
         return latents
 
-    def _start(self, work: "_Work", generator: torch.Generator) -> tuple[Any, list[float] | None, Any]:
+    def _start(self, work: Work, generator: torch.Generator) -> tuple[Any, list[float] | None, Any]:
         """(latents, noise levels, what to do after a step) where a picture is drawn over, else nothing."""
         if work.over is None:
             return None, None, None
@@ -250,7 +247,7 @@ class QwenEngine:
         sigmas = work.over.sigmas(work.item.request.num_inference_steps)
         return latents.start(sigmas), sigmas, latents.after
 
-    def _decoded(self, latents: torch.Tensor, work: "_Work") -> Image.Image:
+    def _decoded(self, latents: torch.Tensor, work: Work) -> Image.Image:
         """latents [1, tokens, channels] to the picture at its native size, as the pipelines do it."""
         vae, pipeline = self._words.vae, self._words
         width, height = work.native_size
@@ -264,7 +261,7 @@ class QwenEngine:
         image: Image.Image = pipeline.image_processor.postprocess(pixels, output_type="pil")[0]
         return image
 
-    def _drawing(self, work: "_Work") -> Drawing:
+    def _drawing(self, work: Work) -> Drawing:
         request = work.item.request
         return Drawing(
             pictures=[work.drawn[n] for n in range(request.num_images)],
@@ -272,114 +269,6 @@ class QwenEngine:
             resampling="none" if work.native_size == (request.width, request.height) else "lanczos",
             fingerprint=self._fingerprint,
         )
-
-
-@dataclass
-class _Work:
-    """One request on its way through a run."""
-
-    item: Item
-    canceled: bool = False
-    native_size: Size = (0, 0)
-    conditions: list[Image.Image] = field(default_factory=list)
-    """References that the model sees, in order."""
-    condition_keys: list[str] = field(default_factory=list)
-    over: repaint.Repaint | None = None
-    """The picture that is drawn over, if any."""
-    drawn: dict[int, Picture] = field(default_factory=dict)
-    steps_done: int = 0
-
-    @property
-    def pictures_in(self) -> bool:
-        """Whether pictures go in: such a run is not joined by others."""
-        return bool(self.conditions or self.over)
-
-    def prepare(self, model: Model) -> None:
-        """Open what the request brings; InvalidPicture when something is not a picture."""
-        request, files = self.item.request, self.item.files
-        size = (request.width, request.height)
-        self.native_size = catalog.native_size(model, *size)
-        opened = [(use.role, use.sha256, open_picture(files[use.sha256])) for use in request.references]
-        seen = [
-            (sha256, image) for role, sha256, image in opened if role != "init" or "reference" in model.roles
-        ]
-        self.conditions = [image.convert("RGB") for _, image in seen]
-        self.condition_keys = [sha256 for sha256, _ in seen]
-        first = next((image for role, _, image in opened if role == "init"), None)
-        if first is None and request.mask and opened:
-            first = opened[0][2]
-        if first is not None:
-            mask = open_picture(files[request.mask.sha256]) if request.mask else None
-            self.over = repaint.of_request(first, mask, request.strength, size)
-
-    @property
-    def steps(self) -> int:
-        """Of one picture."""
-        steps = self.item.request.num_inference_steps
-        return len(self.over.sigmas(steps)) if self.over else steps
-
-    def check(self) -> None:
-        """Canceled if nobody wants the pictures any more."""
-        if self.canceled or self.item.cancelled():
-            self.canceled = True
-            raise Canceled("canceled")
-
-    def step(self, pictures: int) -> None:
-        self.steps_done += pictures
-        self.item.on_step(self.steps_done, self.steps * self.item.request.num_images)
-
-    def keep(self, plan: "_Plan") -> None:
-        """The picture that was to be drawn over is the result."""
-        assert self.over is not None
-        self.drawn[plan.n] = Picture(self.over.picture, plan.seed)
-
-    def finished(self, plan: "_Plan", image: Image.Image) -> None:
-        request = self.item.request
-        image = resample(image, (request.width, request.height))
-        if self.over is not None:
-            image = self.over.restored(image)
-        self.drawn[plan.n] = Picture(image, plan.seed)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Picture ``n`` of a work, ready to be drawn."""
-
-    work: _Work
-    n: int
-    seed: int
-    embeddings: dict[str, torch.Tensor]
-
-
-def _tokens(plan: _Plan) -> tuple[int, ...]:
-    """Only prompts of equal length share a call: padding would change the shorter one's picture."""
-    return tuple(embeds.shape[1] for embeds in plan.embeddings.values())
-
-
-def _stacked(plans: list[_Plan]) -> dict[str, torch.Tensor]:
-    names = plans[0].embeddings
-    return {name: torch.cat([plan.embeddings[name] for plan in plans]) for name in names}
-
-
-def _stepper(
-    plans: list[_Plan], after: Callable[[int, torch.Tensor], torch.Tensor] | None
-) -> Callable[..., Any]:
-    """The step callback.  It reports, and ends the call by raising once nobody wants any of its pictures.
-
-    diffusers' own ``pipeline._interrupt`` would skip the steps, but decode a picture of noise.
-    """
-    works = {id(plan.work): plan.work for plan in plans}.values()
-    pictures = [(work, sum(plan.work is work for plan in plans)) for work in works]
-
-    def stepped(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        for work, count in pictures:
-            work.step(count)
-            work.canceled = work.canceled or work.item.cancelled()
-        if all(work.canceled for work in works):
-            raise Canceled("canceled")
-        return {**tensors, "latents": after(step, tensors["latents"])} if after else tensors
-
-    return stepped
 
 
 def _quieten() -> None:

@@ -220,7 +220,9 @@ async def test_language_tasks_are_calls_like_any_other(gpu: Client, store: Store
     assert judged.score == 100
     enhanced = await answered("enhance", prompt="a dragon")
     assert (enhanced.answered_by, enhanced.prompt) == ("fallback", "a dragon")
-    parsed = await answered("parse", prompt="a dragon mug in anime style", styles={"design/anime": ["anime"]})
+    parsed = await answered(
+        "parse", prompt="a dragon in anime style on a mug", styles={"design/anime": ["anime"]}
+    )
     assert (parsed.style, parsed.product) == ("design/anime", "mug")
 
 
