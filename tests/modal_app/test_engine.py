@@ -55,6 +55,17 @@ def test_missing_weights_are_told_before_anything_is_imported() -> None:
         engine.load(replace(model, variants=(replace(model.variants[0], bundled=False),)))
 
 
+def test_a_model_whose_licence_nobody_accepted_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = catalog.find("tiny-qwen")
+    assert model
+    asking = replace(model, needs_acceptance=True)
+    assert not engine.servable(asking)
+    with pytest.raises(LoadFailed):
+        engine.load(asking)
+    monkeypatch.setattr(engine, "options", engine.Options(accepted_licenses=frozenset({"tiny-qwen"})))
+    assert engine.servable(asking)
+
+
 def test_a_run_that_nobody_wants_does_not_begin(tiny: Engine) -> None:
     steps: list[int] = []
     with pytest.raises(Canceled):
