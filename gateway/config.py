@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     url_signing_key: SecretStr = SecretStr("")
 
     default_model: str = "tiny-qwen"
+    default_edit_model: str = "tiny-qwen-edit"
     default_visibility: str = "public"
 
     jobs_in_flight: int = 64

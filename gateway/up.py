@@ -199,6 +199,7 @@ def _children(data: Path, port: int, database_url: str) -> list[Child]:
         "GPU_PORT": str(gpu_port),
         "GPU_DATA": str(data / "gpu"),
         "TENKAIGEN_WEBHOOK_URL": f"http://127.0.0.1:{port}/api/generate/webhook",
+        "GPU_ORIGINS": os.environ.get("SITE_URL") or f"http://127.0.0.1:{port}",
         "TENKAIGEN_WEBHOOK_SECRET": shared["WEBHOOK_SECRET"],
         "GPU_PRELOAD": os.environ.get("GPU_PRELOAD", "tiny-qwen"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),

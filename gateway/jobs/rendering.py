@@ -86,8 +86,9 @@ def _prompt(row: Mapping[str, Any]) -> schemas.JobPrompt:
 
 
 def _params(row: Mapping[str, Any]) -> dict[str, Any]:
-    named = ("width", "height", "num_images", "seed", "loras", "references")
-    return {**row["params"], **{name: row[name] for name in named}}
+    named = ("width", "height", "num_images", "seed", "loras")
+    uses = [{name: use[name] for name in ("image_id", "role")} for use in row["references"]]
+    return {**row["params"], **{name: row[name] for name in named}, "references": uses}
 
 
 def _error(row: Mapping[str, Any]) -> schemas.JobError | None:

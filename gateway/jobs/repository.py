@@ -50,6 +50,14 @@ class Jobs:
     async def calls(self, principal: Principal, job_id: UUID) -> list[DictRow]:
         return await self._db.all(sql.CALLS, {"job_id": job_id, "user_id": principal.user_id})
 
+    async def pictures(self, principal: Principal, ids: list[UUID]) -> dict[UUID, dict[str, str]]:
+        """Key and hash of each of the caller's pictures, by its id."""
+        if not ids:
+            return {}
+        async with self._db.as_user(principal) as connection:
+            rows = await (await connection.execute(sql.PICTURES.encode(), {"ids": ids})).fetchall()
+        return {row["id"]: {"key": row["key"], "sha256": row["sha256"]} for row in rows}
+
     async def cancel(self, principal: Principal, job_id: UUID) -> DictRow | None:
         """The id of the call to cancel, in a row; None when the job is not the caller's or has ended."""
         return await self._db.one(sql.CANCEL, {"id": job_id, "user_id": principal.user_id})
@@ -170,12 +178,17 @@ def _as_claimed(rows: list[DictRow]) -> list[ClaimedJob]:
 
 
 def image_request(row: DictRow) -> dict[str, Any]:
-    """The request of task ``image`` that a job's row describes."""
+    """The request of task ``image`` that a job's row describes; its files are named by their keys."""
     named = ("model", "width", "height", "num_images", "seed")
-    request = ImageRequest(
-        **{name: row[name] for name in named},
-        **row["params"],
-        prompt=row["prompt_final"],
-        negative_prompt=row["prompt_negative"],
+    uses = [{"url": use["key"], **use} for use in row["references"]]
+    request = ImageRequest.model_validate(
+        {
+            **{name: row[name] for name in named},
+            **row["params"],
+            "prompt": row["prompt_final"],
+            "negative_prompt": row["prompt_negative"],
+            "references": [use for use in uses if use["role"] != "mask"],
+            "mask": next((use for use in uses if use["role"] == "mask"), None),
+        }
     )
     return request.model_dump(mode="json", exclude_none=True)

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from modal_app import catalog
-from modal_app.contract import OutputFormat
+from modal_app.contract import OutputFormat, Role
 
 PROMPT_LIMIT = 1500
 """Characters: what a panel's prompt may have, and what the text encoder reads with room for a style."""
@@ -56,6 +56,20 @@ class LoraUse(BaseModel):
     scale: float = Field(default=1.0, ge=-4.0, le=4.0)
 
 
+class PictureUse(BaseModel):
+    """A picture by the id that this gateway gave it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image_id: UUID
+
+
+class ReferenceUse(PictureUse):
+    """A picture to draw from: what it shows (``reference``), its look (``style``), or over it (``init``)."""
+
+    role: Role = "reference"
+
+
 class JobCreate(BaseModel):
     """Only ``prompt`` is required. A field that the chosen model does not support is refused by name."""
 
@@ -78,8 +92,8 @@ class JobCreate(BaseModel):
     true_cfg_scale: float | None = Field(default=None, ge=0.0, le=30.0)
     guidance_scale: float | None = Field(default=None, ge=0.0, le=30.0)
     loras: list[LoraUse] = Field(default=[], max_length=8)
-    references: list[dict[str, Any]] = Field(default=[], max_length=3)
-    mask: dict[str, Any] | None = None
+    references: list[ReferenceUse] = Field(default=[], max_length=10)
+    mask: PictureUse | None = None
     strength: float | None = Field(default=None, ge=0.0, le=1.0)
     output_format: OutputFormat = "png"
     output_compression: int = Field(default=90, ge=0, le=100)
@@ -87,6 +101,11 @@ class JobCreate(BaseModel):
     visibility: Visibility | None = None
     expires_in_seconds: int = Field(default=3600, ge=1, le=86_400)
     metadata: dict[MetadataKey, MetadataValue] = Field(default={}, max_length=50)
+
+    @property
+    def needs_edit_model(self) -> bool:
+        """A picture to draw over is nothing special; one to draw from is."""
+        return any(use.role != "init" for use in self.references)
 
     @property
     def sha256(self) -> str:

@@ -10,12 +10,12 @@ from uuid import UUID, uuid4
 
 from psycopg.rows import DictRow
 
-import styles
 from gateway.auth import Principal
 from gateway.config import Settings
 from gateway.errors import BadRequest, Conflict, Malformed, NotFound
 from gateway.events import EventHub, JobEvent
 from gateway.gpu import GpuClient
+from gateway.jobs import recipes
 from gateway.jobs.lifecycle import TERMINAL
 from gateway.jobs.repository import Jobs
 from gateway.jobs.schemas import JobCreate
@@ -25,15 +25,6 @@ from modal_app.catalog import Model
 
 DRAWN_SEED_LIMIT = 2**32
 """Drawn seeds stay below it, so that every JSON reader keeps them exact."""
-
-OPTIONAL_FIELDS = (
-    *("negative_prompt", "num_inference_steps", "true_cfg_scale", "guidance_scale"),
-    *("loras", "references", "mask", "strength"),
-)
-"""Fields a model may not support; one that was sent to such a model is refused by name."""
-
-FIELDS_OF_FILES = ("loras", "references", "mask", "strength")
-"""The engine draws with them, but no caller can name a file yet: there is no way to upload one."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +57,7 @@ class JobService:
 
     async def create(self, caller: Principal, body: JobCreate, key: str | None = None) -> DictRow | Replay:
         """A new job's row, or what the first request with the idempotency key ``key`` was answered."""
-        values = await self._recipe(body)
+        values = await self._recipe(caller, body)
         row = await self._insert(caller, values, body.expires_in_seconds, key, body.sha256)
         return row or await self._replay(caller, key or "", body.sha256)
 
@@ -168,42 +159,39 @@ class JobService:
             )
         return Replay(first["status"], first["body"])
 
-    async def _recipe(self, body: JobCreate) -> dict[str, Any]:
+    async def _recipe(self, caller: Principal, body: JobCreate) -> dict[str, Any]:
         """The columns that say what to draw; BadRequest when the model cannot."""
-        model = await self._model(body.model, body.quality)
-        _refuse_unsupported(body, model)
-        width, height = _size(body)
-        style = _style(body.style)
-        params = _params(body, model)
+        model = await self._model(body)
+        recipes.refuse_unsupported(body, model)
+        values = recipes.columns(body, model, await self._references(caller, body))
         return {
-            "task": "image",
-            "priority": body.priority,
-            "prompt_input": body.prompt,
-            "prompt_enhanced": None,
-            "prompt_final": styles.apply(style, body.prompt),
-            "prompt_negative": body.negative_prompt,
-            "enhance_status": "fallback" if body.enhance else "off",
-            "style": style.id if style else None,
-            "model": model.id,
-            "width": width,
-            "height": height,
-            "num_images": body.num_images,
+            **values,
             "seed": random.randrange(DRAWN_SEED_LIMIT) if body.seed is None else body.seed,
-            "params": params,
-            "loras": [],
-            "references": [],
             "visibility": body.visibility or self._settings.default_visibility,
-            "metadata": body.metadata,
             "estimated_usd_micros": await self._estimate(model, body.num_images),
-            "steps": params["num_inference_steps"],
         }
 
-    async def _model(self, wanted: str, quality: catalog.Quality) -> Model:
+    async def _references(self, caller: Principal, body: JobCreate) -> list[dict[str, Any]]:
+        """The pictures that the body names, by key and hash, the mask last; NotFound for one of others."""
+        named = [*body.references, *([body.mask] if body.mask else [])]
+        found = await self._jobs.pictures(caller, [use.image_id for use in named])
+        references = []
+        for use in named:
+            if use.image_id not in found:
+                raise NotFound(f"There is no picture {use.image_id}.", param="references")
+            facts = {"image_id": str(use.image_id), "role": getattr(use, "role", "mask")}
+            references.append({**facts, **found[use.image_id]})
+        return references
+
+    async def _model(self, body: JobCreate) -> Model:
         """The row to draw with; the running GPU service serves it.  A low quality may have its own row."""
-        model = catalog.find(self._settings.default_model if wanted == "auto" else wanted)
+        settings = self._settings
+        default = settings.default_edit_model if body.needs_edit_model else settings.default_model
+        wanted = default if body.model == "auto" else body.model
+        model = catalog.find(wanted)
         if model is None:
             raise BadRequest(f"There is no model `{wanted}`.", code="unknown_model", param="model")
-        model = catalog.at_quality(model, quality)
+        model = catalog.at_quality(model, body.quality)
         served = await self._gpu.served()
         if served is not None and model.id not in served.models:
             raise BadRequest(
@@ -243,84 +231,6 @@ RECIPE = (
     *("metadata", "estimated_usd_micros", "steps"),
 )
 """Columns that a retry takes over."""
-
-
-def _refuse_unsupported(body: JobCreate, model: Model) -> None:
-    for name in OPTIONAL_FIELDS:
-        if (
-            name in body.model_fields_set
-            and getattr(body, name) not in (None, [])
-            and (name not in model.supports or name in FIELDS_OF_FILES)
-        ):
-            raise BadRequest(
-                f"`{model.id}` does not support `{name}`.", code="unsupported_parameter", param=name
-            )
-
-
-def _params(body: JobCreate, model: Model) -> dict[str, Any]:
-    """Explicit numbers win over ``quality``, and that over the model's own defaults."""
-    by_quality = model.steps_by_quality.get(body.quality, model.num_inference_steps)
-    steps = body.num_inference_steps or by_quality
-    if steps > model.max_inference_steps:
-        raise BadRequest(
-            f"`{model.id}` takes at most {model.max_inference_steps} steps.",
-            code="parameter_out_of_range",
-            param="num_inference_steps",
-        )
-    cfg = model.true_cfg_scale if body.true_cfg_scale is None else body.true_cfg_scale
-    if body.negative_prompt and cfg <= 1:
-        raise BadRequest(
-            f"A negative prompt acts through guidance, which `true_cfg_scale` {cfg:g} leaves off: "
-            "send `true_cfg_scale` above 1 with it.",
-            code="unsupported_parameter",
-            param="negative_prompt",
-        )
-    params: dict[str, Any] = {"quality": body.quality, "num_inference_steps": steps, "true_cfg_scale": cfg}
-    if body.guidance_scale is not None:
-        params["guidance_scale"] = body.guidance_scale
-    return params | {"output_format": body.output_format, "output_compression": body.output_compression}
-
-
-def _size(body: JobCreate) -> tuple[int, int]:
-    """(width, height) in pixels: numbers win over ``size``, which is a name or WxH."""
-    named = catalog.NAMED_SIZES.get(body.size) or _parsed_size(body.size)
-    width, height = body.width or named[0], body.height or named[1]
-    if max(width / height, height / width) > catalog.ASPECT_MAX:
-        raise Malformed(f"{width}x{height} is not between 1:3 and 3:1.", code="invalid_size", param="size")
-    return width, height
-
-
-def _parsed_size(size: str) -> tuple[int, int]:
-    names = ", ".join(catalog.NAMED_SIZES)
-    wrong = Malformed(
-        f"`{size[:40]}` is neither WxH nor one of {names}; sides are multiples of "
-        f"{catalog.SIZE_MULTIPLE} from {catalog.SIZE_MIN} to {catalog.SIZE_MAX}.",
-        code="invalid_size",
-        param="size",
-    )
-    width, times, height = size.partition("x")
-    if not (
-        times
-        and width.isascii()
-        and width.isdigit()
-        and height.isascii()
-        and height.isdigit()
-        and len(size) < 12
-    ):
-        raise wrong
-    sides = int(width), int(height)
-    if any(not catalog.SIZE_MIN <= s <= catalog.SIZE_MAX or s % catalog.SIZE_MULTIPLE for s in sides):
-        raise wrong
-    return sides
-
-
-def _style(name: str | None) -> styles.Style | None:
-    if name is None:
-        return None
-    style = styles.find(name)
-    if style is None:
-        raise BadRequest(f"There is no style `{name[:80]}`.", code="unknown_style", param="style")
-    return style
 
 
 def _event_of(row: Mapping[str, Any]) -> str:

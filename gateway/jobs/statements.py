@@ -98,6 +98,11 @@ from due where j.id = due.id
 returning j.*, j.expires_at <= now() as expired
 """
 
+PICTURES = """
+select id, key, sha256 from public.generated_assets
+where id = any(%(ids)s) and user_id = (select auth.uid()) and deleted_at is null
+"""
+
 RECORD_DISPATCHED = """
 with sent as (
   update private.generation_calls

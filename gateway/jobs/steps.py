@@ -26,6 +26,9 @@ log = structlog.get_logger()
 
 _FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
+SOURCE_SECONDS = 3600
+"""How long the GPU service may take until it fetches a file: a queue, and the start of a GPU."""
+
 
 class BadPicture(Exception):
     """The bytes are not what the manifest says."""
@@ -92,7 +95,7 @@ class Steps:
 
     async def _dispatch(self, job: ClaimedJob) -> bool:
         try:
-            call_id = await self._gpu.submit(job.key, job.task, job.request)
+            call_id = await self._gpu.submit(job.key, job.task, self._signed(job.request))
         except GpuBusy as busy:
             await self._jobs.requeue(job, Requeue(busy.retry_after), failed=False)
         except GpuRefused as refused:
@@ -104,6 +107,20 @@ class Steps:
             patience = self._settings.webhook_patience_seconds
             await self._jobs.record_dispatched(job, call_id, job.request, patience)
         return False
+
+    def _signed(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The request as it is sent: files by an address that works for a while, which no row keeps."""
+        signed = dict(request)
+        for name in ("references", "mask"):
+            uses = request.get(name)
+            if isinstance(uses, list):
+                signed[name] = [self._with_address(use) for use in uses]
+            elif uses:
+                signed[name] = self._with_address(uses)
+        return signed
+
+    def _with_address(self, use: dict[str, Any]) -> dict[str, Any]:
+        return {**use, "url": self._bucket.sign_get(use["url"], SOURCE_SECONDS)}
 
     async def _ask(self, job: ClaimedJob) -> bool:
         """The webhook is late: the call is the truth."""

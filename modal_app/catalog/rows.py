@@ -311,11 +311,11 @@ _ROWS: tuple[Model, ...] = (
                 largest_part_gb=20.0,
             ),
         ),
-        native_sizes=_QWEN_SIZES,
+        native_sizes=_FLUX_SIZES,  # it draws at multiples of 32 only
         num_inference_steps=40,
         max_inference_steps=50,
         true_cfg_scale=1.0,
-        supports=frozenset({"num_inference_steps", "loras"}),
+        supports=frozenset({"num_inference_steps", "loras", "negative_prompt", "true_cfg_scale"}),
         steps_by_quality={"low": 20, "medium": 30, "high": 40, "xhigh": 50, "max": 50},
         roles=frozenset({"reference", "style"}),
         max_references=10,

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _MODULES: dict[Family, str] = {
     "instant": "modal_app.engine.instant",
     "qwen": "modal_app.engine.qwen",
+    "qwen21": "modal_app.engine.qwen21",
     "flux": "modal_app.engine.flux",
     "sdxl": "modal_app.engine.stable_diffusion",
     "sd1": "modal_app.engine.stable_diffusion",

@@ -244,7 +244,7 @@ async def stack(
     """Start everything; the GPU service posts to ``webhook_url``, by default to the gateway itself."""
     port, gpu_port = free_port(), free_port()
     hook = webhook_url or f"http://127.0.0.1:{port}/api/generate/webhook"
-    service = gpu_process(folder, gpu_port, hook, **(gpu or {}))
+    service = gpu_process(folder, gpu_port, hook, GPU_ORIGINS=f"http://127.0.0.1:{port}", **(gpu or {}))
     await asyncio.to_thread(service.start)
     app = create_app(gateway_settings(admin_url, folder, port, f"http://127.0.0.1:{gpu_port}", **overrides))
     try:

@@ -21,13 +21,16 @@ def group_of(shapes: Shapes) -> str:
     return group
 
 
-_QWEN_WIDTH, _FLUX_WIDTH = 3072, 3072
+_QWEN_WIDTHS, _FLUX_WIDTH = {3072: "Qwen", 4096: "Qwen 2.1"}, 3072
 _FLUX_DOUBLE_BLOCKS, _FLUX_SINGLE_BLOCKS = 19, 38
 _SDXL_CONTEXT, _SD15_CONTEXT = 2048, 768
 """Channels of the text that the cross-attention reads."""
 
 _ATTENTION = r"attn_(?:to_[qkv]|to_out_0|to_add_out|add_[qkv]_proj)"
-_QWEN_ONLY = re.compile(r"transformer_blocks_\d+_(?:img|txt)_(?:mlp_net_(?:0_proj|2)|mod_1)")
+_QWEN_ONLY = re.compile(
+    r"transformer_blocks_\d+_(?:img|txt)_(?:mlp_net_(?:0_proj|2)|mod_1)"
+    r"|transformer_blocks_\d+_img_mlp_(?:proj|gate_layer|out)"
+)
 _SHARED = re.compile(rf"transformer_blocks_\d+_{_ATTENTION}")
 _FLUX_ONLY = re.compile(
     r"single_transformer_blocks_\d+_(?:attn_to_[qkv]|norm_linear|proj_mlp|proj_out)"
@@ -38,23 +41,23 @@ _FLUX_ONLY = re.compile(
 )
 _READS_WIDTH = re.compile(
     rf".*_(?:{_ATTENTION}|attn_qkv|attn_proj|net_0_proj|mlp_0|mod_1|mod_lin|modulation_lin"
-    r"|norm_linear|norm1_linear|norm1_context_linear|linear1|proj_mlp)"
+    r"|norm_linear|norm1_linear|norm1_context_linear|linear1|proj_mlp|img_mlp_proj|gate_layer)"
 )
-_WRITES_WIDTH = re.compile(r".*_(?:net_2|mlp_2|linear2|proj_out)")
+_WRITES_WIDTH = re.compile(r".*_(?:net_2|mlp_2|linear2|proj_out|img_mlp_out)")
 _BLOCK = re.compile(r"(?:single_)?(?:transformer_|double_)?blocks_(\d{1,4})_")
 _UNET = re.compile(r"(?:down_blocks|mid_block|up_blocks|input_blocks|middle_block|output_blocks)_")
 _CROSS_ATTENTION = re.compile(r".*_attn2_(?:processor_)?to_[kv]")
 
 
 def _qwen(blocks: Shapes) -> str | None:
-    """Qwen-Image: 60 blocks of width 3072.  Attention alone, in the first blocks, could be FLUX's as well."""
+    """Qwen-Image, told apart by its width.  Attention alone, in the first blocks, could be FLUX's as well."""
     if not all(_QWEN_ONLY.fullmatch(name) or _SHARED.fullmatch(name) for name in blocks):
         return None
     width = _width(blocks)
     distinct = any(_QWEN_ONLY.fullmatch(name) for name in blocks)
     if width is None or not (distinct or width != _FLUX_WIDTH or _depth(blocks) > _FLUX_DOUBLE_BLOCKS):
         return None
-    return "Qwen" if width == _QWEN_WIDTH else "tiny"
+    return _QWEN_WIDTHS.get(width, "tiny")
 
 
 def _flux(blocks: Shapes) -> str | None:

@@ -1,0 +1,147 @@
+"""What a body asks for as columns of a job, and what its model cannot do: pure functions."""
+
+from typing import Any
+
+import styles
+from gateway.errors import BadRequest, Malformed
+from gateway.jobs.schemas import JobCreate
+from modal_app import catalog
+from modal_app.catalog import Model
+
+OPTIONAL_FIELDS = (
+    *("negative_prompt", "num_inference_steps", "true_cfg_scale", "guidance_scale"),
+    *("loras", "mask", "strength"),
+)
+"""Fields a model may not support; one that was sent to such a model is refused by name."""
+
+
+def refuse_unsupported(body: JobCreate, model: Model) -> None:
+    """BadRequest that names the first field the model does not understand."""
+    for name in OPTIONAL_FIELDS:
+        given = name in body.model_fields_set and getattr(body, name) not in (None, [])
+        if given and name not in model.supports:
+            raise _unsupported(name, f"`{model.id}` does not support `{name}`.")
+    _refuse_references(body, model)
+    if body.loras:
+        raise _unsupported("loras", "There is no way to register a LoRA yet.")
+
+
+def columns(body: JobCreate, model: Model, references: list[dict[str, Any]]) -> dict[str, Any]:
+    """Everything of a new job that the body and the model decide."""
+    width, height = _size(body)
+    style = _style(body.style)
+    params = _params(body, model)
+    return {
+        "task": "image",
+        "priority": body.priority,
+        "prompt_input": body.prompt,
+        "prompt_enhanced": None,
+        "prompt_final": _with_style_pictures(styles.apply(style, body.prompt), references),
+        "prompt_negative": body.negative_prompt,
+        "enhance_status": "fallback" if body.enhance else "off",
+        "style": style.id if style else None,
+        "model": model.id,
+        "width": width,
+        "height": height,
+        "num_images": body.num_images,
+        "params": params,
+        "loras": [],
+        "references": references,
+        "metadata": body.metadata,
+        "steps": params["num_inference_steps"],
+    }
+
+
+def _refuse_references(body: JobCreate, model: Model) -> None:
+    roles = [use.role for use in body.references]
+    if len(roles) > model.max_references:
+        most = f"at most {model.max_references} references" if model.max_references else "no references"
+        raise _unsupported("references", f"`{model.id}` takes {most}.")
+    for role in roles:
+        if role not in model.roles:
+            raise _unsupported("references", f"`{model.id}` does not take a reference as `{role}`.")
+    if roles.count("init") > 1:
+        raise _unsupported("references", "Only one reference can be the picture to start from.")
+    if body.mask and not roles:
+        raise _unsupported("mask", "A mask needs the picture it lies on, among the references.")
+    if body.strength is not None and "init" not in roles and not body.mask:
+        raise _unsupported("strength", "`strength` needs a reference with the role `init`, or a mask.")
+
+
+def _unsupported(param: str, detail: str) -> BadRequest:
+    return BadRequest(detail, code="unsupported_parameter", param=param)
+
+
+def _with_style_pictures(prompt: str, references: list[dict[str, Any]]) -> str:
+    """An edit model is told in words which pictures are there for their look alone."""
+    pictures = [use["role"] for use in references if use["role"] != "mask"]
+    numbers = [str(n) for n, role in enumerate(pictures, 1) if role == "style"]
+    if not numbers:
+        return prompt
+    return f"{prompt}, in the style of picture {' and picture '.join(numbers)}"
+
+
+def _params(body: JobCreate, model: Model) -> dict[str, Any]:
+    """Explicit numbers win over ``quality``, and that over the model's own defaults."""
+    by_quality = model.steps_by_quality.get(body.quality, model.num_inference_steps)
+    steps = body.num_inference_steps or by_quality
+    if steps > model.max_inference_steps:
+        raise BadRequest(
+            f"`{model.id}` takes at most {model.max_inference_steps} steps.",
+            code="parameter_out_of_range",
+            param="num_inference_steps",
+        )
+    cfg = model.true_cfg_scale if body.true_cfg_scale is None else body.true_cfg_scale
+    if body.negative_prompt and cfg <= 1:
+        raise _unsupported(
+            "negative_prompt",
+            f"A negative prompt acts through guidance, which `true_cfg_scale` {cfg:g} leaves off: "
+            "send `true_cfg_scale` above 1 with it.",
+        )
+    params: dict[str, Any] = {"quality": body.quality, "num_inference_steps": steps, "true_cfg_scale": cfg}
+    for name in ("guidance_scale", "strength"):
+        if getattr(body, name) is not None:
+            params[name] = getattr(body, name)
+    return params | {"output_format": body.output_format, "output_compression": body.output_compression}
+
+
+def _size(body: JobCreate) -> tuple[int, int]:
+    """(width, height) in pixels: numbers win over ``size``, which is a name or WxH."""
+    named = catalog.NAMED_SIZES.get(body.size) or _parsed_size(body.size)
+    width, height = body.width or named[0], body.height or named[1]
+    if max(width / height, height / width) > catalog.ASPECT_MAX:
+        raise Malformed(f"{width}x{height} is not between 1:3 and 3:1.", code="invalid_size", param="size")
+    return width, height
+
+
+def _parsed_size(size: str) -> tuple[int, int]:
+    names = ", ".join(catalog.NAMED_SIZES)
+    wrong = Malformed(
+        f"`{size[:40]}` is neither WxH nor one of {names}; sides are multiples of "
+        f"{catalog.SIZE_MULTIPLE} from {catalog.SIZE_MIN} to {catalog.SIZE_MAX}.",
+        code="invalid_size",
+        param="size",
+    )
+    width, times, height = size.partition("x")
+    if not (
+        times
+        and width.isascii()
+        and width.isdigit()
+        and height.isascii()
+        and height.isdigit()
+        and len(size) < 12
+    ):
+        raise wrong
+    sides = int(width), int(height)
+    if any(not catalog.SIZE_MIN <= s <= catalog.SIZE_MAX or s % catalog.SIZE_MULTIPLE for s in sides):
+        raise wrong
+    return sides
+
+
+def _style(name: str | None) -> styles.Style | None:
+    if name is None:
+        return None
+    style = styles.find(name)
+    if style is None:
+        raise BadRequest(f"There is no style `{name[:80]}`.", code="unknown_style", param="style")
+    return style
