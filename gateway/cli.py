@@ -1,12 +1,15 @@
-"""``tenkaigen``: start everything, draw a picture, make keys, migrate."""
+"""``tenkaigen``: start everything, draw a picture, make keys, migrate, say what it cost."""
 
+import datetime
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
-from gateway import client, up
+from gateway import client, up, usage
 from gateway.config import ConfigurationError
 from gateway.embedded import add_key
 from gateway.migrate import migrate as apply_migrations
@@ -66,6 +69,46 @@ def migrate(data: Data = Path(".data")) -> None:
     with up.admin_url(data) as url:
         applied = apply_migrations(url)
     print("\n".join(applied) if applied else "Nothing to do: the database is up to date.")
+
+
+@app.command()
+def costs(
+    start: Annotated[str, typer.Option("--from", help="First day, YYYY-MM-DD; default: 30 days ago.")] = "",
+    end: Annotated[str, typer.Option("--to", help="Day after the last one; default: tomorrow.")] = "",
+    report: Annotated[
+        Path | None,
+        typer.Option("--reconcile", help="Report of `modal billing report --json --tag-names service,env`."),
+    ] = None,
+    service: Annotated[str, typer.Option(help="Value of the tag `service` in the report.")] = "tenkaigen",
+    data: Data = Path(".data"),
+) -> None:
+    """What the calls of each day cost; beside Modal's bill, with idle time apart."""
+    today = datetime.datetime.now(datetime.UTC).date()
+    first = _day(start, today - datetime.timedelta(days=30))
+    last = _day(end, today + datetime.timedelta(days=1))
+    with up.admin_url(data) as url:
+        days = usage.daily(url, first, last)
+    billed = usage.bill(report, service) if report else {}
+    table = Table(
+        *("day", "calls", "GPU seconds", "calls $"), *(("billed $", "idle $", "idle") if report else ())
+    )
+    for line in usage.reconcile(days, {day: sum_ for day, sum_ in billed.items() if first <= day < last}):
+        idle = (_dollars(line.billed_usd_micros), _dollars(line.idle_usd_micros), f"{line.idle_share:.0%}")
+        day = line.day
+        own = (str(day.date), str(day.calls), f"{day.gpu_seconds:.1f}", _dollars(day.usd_micros))
+        table.add_row(*own, *(idle if report else ()))
+    Console().print(table)
+
+
+def _day(text: str, default: datetime.date) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(text) if text else default
+    except ValueError:
+        raise ConfigurationError(f"`{text[:40]}` is not a day; write it as YYYY-MM-DD.") from None
+
+
+def _dollars(micros: int) -> str:
+    return f"{micros / 1e6:.6f}"
 
 
 def main() -> None:

@@ -193,6 +193,12 @@ def test_migrating_an_up_to_date_database_changes_nothing(up: Up) -> None:
     assert run("migrate", data=up.data).stdout.startswith("Nothing to do")
 
 
+def test_costs_are_told_by_day(up: Up) -> None:
+    told = run("costs", data=up.data)
+    assert re.search(r"\d{4}-\d\d-\d\d │ \d+ +│ \d+\.\d +│ 0\.\d{6}", told.stdout), told.stdout + told.stderr
+    assert_refused(run("costs", "--from", "yesterday", data=up.data), "write it as YYYY-MM-DD")
+
+
 def test_a_killed_child_is_started_again(up: Up) -> None:
     gateway = next(p for p in Path("/proc").glob("[0-9]*") if _is_gateway_of(p, up.data))
     os.kill(int(gateway.name), signal.SIGKILL)
