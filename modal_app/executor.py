@@ -6,7 +6,6 @@ kill interrupts is forgotten; the gateway, which finds its call unknown, dispatc
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import threading
 import time
@@ -15,12 +14,11 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid5
 
 from modal_app import catalog, engine
 from modal_app.callback import Callback
+from modal_app.calls import call_id_of, seq_of, steps_of
 from modal_app.contract import (
-    CONTENT_TYPES,
     ENDED,
     REQUESTS,
     Call,
@@ -28,19 +26,15 @@ from modal_app.contract import (
     CallEvent,
     CallStatus,
     ImageRequest,
-    ImageResult,
     LanguageRequest,
     LanguageResult,
-    PictureInfo,
     ServedModels,
     Task,
-    seal,
 )
-from modal_app.engine import language, pictures
-from modal_app.engine.recipe import parameters, recipe
 from modal_app.results import Record, Results
 from modal_app.service import QueueFull
 from modal_app.sources import SourceError, Sources
+from modal_app.work import carry_out, encoded, manifest
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +49,6 @@ PICTURES_TOGETHER = 4
 """Pictures of several calls that may share one run."""
 FETCH_SLICE_SECONDS = 0.1
 """How long the worker waits for files before it looks again whether the call was canceled."""
-
-_CALLS = UUID("0b4a5f0e-3c0d-5c55-8f3e-7a1de1f7c2aa")
-"""Namespace of call ids, which are derived from the keys: a restarted service finds the same call."""
 
 
 class _Run:
@@ -154,7 +145,7 @@ class LocalExecutor:
         return self._worker.is_alive()
 
     async def submit(self, key: str, task: Task, request: ImageRequest | LanguageRequest) -> str:
-        call_id = str(uuid5(_CALLS, key))
+        call_id = call_id_of(key)
         with self._changed:
             if call_id in self._runs or call_id in self._results:
                 return call_id
@@ -165,7 +156,7 @@ class LocalExecutor:
                 key=key,
                 task=task,
                 status="queued",
-                steps=_steps(request),
+                steps=steps_of(request),
                 gpu=self._served.gpu,
             )
             files = asyncio.run_coroutine_threadsafe(self._sources.fetch(request.sources()), self._loop)
@@ -286,11 +277,7 @@ class LocalExecutor:
         loaded = self._loaded(run)
         files = self._files(run)
         with self._metered([run]):
-            if isinstance(run.request, ImageRequest):
-                return loaded.run(run.request, files, self._stepper(run), lambda: self._unwanted(run))
-            if isinstance(loaded, engine.LanguageEngine):
-                return loaded.answer(run.request, files, lambda: self._unwanted(run))
-            return language.answer(None, run.request, files, lambda: self._unwanted(run))
+            return carry_out(loaded, run.request, files, self._stepper(run), lambda: self._unwanted(run))
 
     def _run_together(self, runs: list[_Run]) -> None:
         """Several calls in one run of their engine; each ends for itself."""
@@ -374,23 +361,9 @@ class LocalExecutor:
         request = run.request
         assert isinstance(request, ImageRequest)
         run.update(stage="encoding", fingerprint=drawing.fingerprint)
-        files = [
-            pictures.encode(
-                picture.image,
-                request.output_format,
-                request.output_compression,
-                self._notes(request, drawing, n),
-            )
-            for n, picture in enumerate(drawing.pictures)
-        ]
-        run.update(result=_result(request, drawing, files))
+        files = encoded(request, drawing, self._recipe_secret)
+        run.update(result=manifest(request, drawing, files))
         return files
-
-    def _notes(self, request: ImageRequest, drawing: engine.Drawing, n: int) -> pictures.Notes | None:
-        if not self._recipe_secret:
-            return None
-        known = recipe(request, drawing, n)
-        return pictures.Notes(parameters(known), seal(known, self._recipe_secret))
 
     def _fail(self, run: _Run, code: str, message: str, retryable: bool) -> None:
         run.update(error=CallError(code=code, message=message[:500], retryable=retryable))
@@ -399,7 +372,7 @@ class LocalExecutor:
     def _end(self, run: _Run, status: CallStatus, files: list[bytes]) -> None:
         """Keep the call on disk, then let go of it, so that it can be found at every moment."""
         call = run.call.model_copy(update={"status": status, "stage": None})
-        record = Record(call=call, seq=_seq(call))
+        record = Record(call=call, seq=seq_of(call))
         try:
             self._results.save(record, files)
         except OSError:
@@ -441,7 +414,7 @@ class LocalExecutor:
         while self._callback is not None:
             await asyncio.sleep(PROGRESS_SECONDS)
             news = {
-                (run.call.call_id, _seq(run.call)): run.call
+                (run.call.call_id, seq_of(run.call)): run.call
                 for run in self._running
                 if run.call.status not in ENDED
             }
@@ -457,40 +430,3 @@ class LocalExecutor:
             except OSError:
                 log.exception("expired results were not removed")
             await asyncio.sleep(SWEEP_SECONDS)
-
-
-def _steps(request: ImageRequest | LanguageRequest) -> int:
-    if not isinstance(request, ImageRequest):
-        return 0
-    return request.num_inference_steps * request.num_images
-
-
-def _seq(call: Call) -> int:
-    """The number of the event that tells how a call stands, derived from how far it has come.
-
-    Higher is later, and the same news has the same number, also when a restarted service tells it.
-    """
-    if call.status in ENDED:
-        return call.steps + 4
-    return {None: 0, "loading": 1, "generating": 2 + call.step, "encoding": call.steps + 3}[call.stage]
-
-
-def _result(request: ImageRequest, drawing: engine.Drawing, files: list[bytes]) -> ImageResult:
-    width, height = drawing.native_size
-    return ImageResult(
-        images=[
-            PictureInfo(
-                n=n,
-                sha256=hashlib.sha256(content).hexdigest(),
-                bytes=len(content),
-                content_type=CONTENT_TYPES[request.output_format],
-                width=picture.image.width,
-                height=picture.image.height,
-                seed=picture.seed,
-            )
-            for n, (picture, content) in enumerate(zip(drawing.pictures, files, strict=True))
-        ],
-        native_width=width,
-        native_height=height,
-        resampling=drawing.resampling,
-    )

@@ -1,6 +1,7 @@
 """The GPU service on one machine, without Modal: ``python -m modal_app.local``.
 
 The same front door and the same engine as the deployed service; see ``Settings`` for its environment.
+``python -m modal_app.local generate --prompt "A dragon"`` draws one picture instead, without a server.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from starlette.applications import Starlette
 
-from modal_app import catalog, engine
+from modal_app import catalog, commands, engine
 from modal_app.callback import Callback
 from modal_app.executor import LocalExecutor
 from modal_app.service import Lifespan, create_app
@@ -79,6 +80,8 @@ class ConfigurationError(Exception):
 
 def main() -> None:
     """Serve until SIGTERM or Ctrl-C; exits with 1 and one line when a setting is wrong."""
+    if sys.argv[1:2] == ["generate"]:
+        commands.cli(sys.argv[2:], prog_name="python -m modal_app.local generate")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:

@@ -40,6 +40,7 @@ from modal_app.engine.loras.attach import Use, attached, backend_for
 from modal_app.engine.loras.requested import uses_of
 from modal_app.engine.placement import dtype, place, quantized_while_loading, store_small
 from modal_app.engine.qwen_edit import condition_images, edit_pipeline, load_processor
+from modal_app.engine.qwen_parts import parts_in_use, remember_parts
 from modal_app.engine.qwen_vae import use_single_frame_short_cuts
 from modal_app.engine.qwen_work import Plan, Work, stacked, stepper, tokens
 
@@ -53,9 +54,11 @@ def load(model: Model) -> "QwenEngine":
     """Load the row's checkpoint folder, in bfloat16 onto a CUDA device or in float32 onto the CPU."""
     _quieten()
     folder = checkpoint_folder(model)
+    shared = parts_in_use(folder, dtype(model))
     pipeline = QwenImagePipeline.from_pretrained(
-        folder, dtype=dtype(model), local_files_only=True, **quantized_while_loading(model)
+        folder, dtype=dtype(model), local_files_only=True, **quantized_while_loading(model), **shared
     )
+    remember_parts(pipeline, folder, dtype(model))
     store_small(pipeline, model)
     pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **model.scheduler)
     offload = place(pipeline, model)

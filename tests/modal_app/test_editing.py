@@ -228,6 +228,13 @@ def test_references_go_in_in_their_order(edit: Engine, shelf: Path, red: Image.I
     assert together(first, second) != together(second, first)
 
 
+def test_both_models_have_one_text_encoder_and_one_vae_in_memory(tiny: Engine, edit: Engine) -> None:
+    words, pictures = tiny._words, edit._words  # type: ignore[attr-defined]
+    assert words.text_encoder is pictures.text_encoder
+    assert words.vae is pictures.vae
+    assert words.transformer is not pictures.transformer, "each attaches LoRAs of its own"
+
+
 def test_a_reference_is_encoded_once_for_many_pictures(
     edit: Engine, shelf: Path, red: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:

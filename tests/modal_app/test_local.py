@@ -11,8 +11,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from modal_app.contract import Call
+from tests.judge import judge
 from tests.modal_app.conftest import TOKEN, image_request, new_key
 from tests.support.stack import free_port
 
@@ -212,3 +214,20 @@ def _answers(port: int) -> bool:
         return httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=2).status_code == 200
     except httpx.TransportError:
         return False
+
+
+def test_generate_draws_one_picture_without_a_server(tmp_path: Path) -> None:
+    out = tmp_path / "test_output.png"
+    command = [sys.executable, "-m", "modal_app.local", "generate"]
+    missing = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert missing.returncode == 2
+    assert "--prompt" in missing.stderr
+    words = "a red round creature, front view, on a beach"
+    drawn = subprocess.run(
+        [*command, "--prompt", words, "--seed", "3", "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert drawn.returncode == 0, drawn.stderr
+    assert judge(Image.open(out).convert("RGB"))["color"] == "red"
