@@ -43,9 +43,10 @@ def _multiple(pixels: int) -> int:
 
 
 Text = Annotated[str, AfterValidator(_storable)]
-Prompt = Annotated[Text, Field(max_length=PROMPT_LIMIT), AfterValidator(_says_something)]
+Words = Annotated[str, Field(max_length=PROMPT_LIMIT), AfterValidator(_storable)]
+Prompt = Annotated[Words, AfterValidator(_says_something)]
 Pixels = Annotated[int, Field(ge=catalog.SIZE_MIN, le=catalog.SIZE_MAX), AfterValidator(_multiple)]
-MetadataKey = Annotated[Text, Field(min_length=1, max_length=64)]
+MetadataKey = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_storable)]
 MetadataValue = Annotated[str, Field(max_length=2000), AfterValidator(_storable)] | int | float | bool
 
 
@@ -81,7 +82,7 @@ class JobCreate(BaseModel):
     style: Text | None = None
     model: Text = "auto"
     quality: Literal["low", "medium", "high", "xhigh", "max", "auto"] = "auto"
-    negative_prompt: Annotated[Text, Field(max_length=PROMPT_LIMIT)] | None = None
+    negative_prompt: Words | None = None
     enhance: bool = False
     size: Text = "square"
     width: Pixels | None = None

@@ -29,6 +29,12 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> dict[str, 
     return problem
 
 
+@pytest.mark.parametrize("path", ["/v1/jobs", "/api/generate"])
+async def test_a_prompt_that_is_too_long_is_told_in_characters(product: Stack, path: str) -> None:
+    answer = await product.user.http.post(path, json={"prompt": "x" * 1501})
+    assert answer.json()["detail"] == "prompt: String should have at most 1500 characters"
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code", "param"),
     [
