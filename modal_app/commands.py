@@ -25,13 +25,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from modal_app import catalog, engine
 from modal_app.catalog import Model
 from modal_app.contract import (
-    CONTENT_TYPES,
     Call,
     CallError,
     ImageRequest,
-    ImageResult,
     LoraUse,
-    PictureInfo,
     Reference,
     Task,
     Timing,
@@ -306,6 +303,8 @@ def _tell(request: ImageRequest, call: Call, out: Path) -> None:
 
 def _drawn(call: Call, request: ImageRequest, files: Mapping[str, bytes]) -> tuple[Call, list[bytes]]:
     """The call, succeeded, and its picture files; EngineError."""
+    from modal_app.work import encoded, manifest  # noqa: PLC0415 - needs Pillow, which a client of Modal lacks
+
     model = catalog.find(request.model)
     if model is None:
         raise engine.LoadFailed(f"there is no model {request.model!r}")
@@ -315,33 +314,9 @@ def _drawn(call: Call, request: ImageRequest, files: Mapping[str, bytes]) -> tup
     with _kept(files) as paths, _on_step(request) as on_step:
         drawing = loaded.run(request, paths, on_step, lambda: False)
     timing = Timing(load_seconds=load_seconds, gpu_seconds=time.monotonic() - started)
-    contents = _encoded(request, drawing)
+    contents = encoded(request, drawing, recipe_secret="")
     ended = {"status": "succeeded", "step": call.steps, "timing": timing, "fingerprint": drawing.fingerprint}
-    return call.model_copy(update={**ended, "result": _result(request, drawing, contents)}), contents
-
-
-def _encoded(request: ImageRequest, drawing: engine.Drawing) -> list[bytes]:
-    from modal_app.engine import pictures  # noqa: PLC0415 - needs Pillow, which a client of Modal lacks
-
-    form, compression = request.output_format, request.output_compression
-    return [pictures.encode(picture.image, form, compression) for picture in drawing.pictures]
-
-
-def _result(request: ImageRequest, drawing: engine.Drawing, contents: list[bytes]) -> ImageResult:
-    images = [
-        PictureInfo(
-            n=n,
-            sha256=hashlib.sha256(content).hexdigest(),
-            bytes=len(content),
-            content_type=CONTENT_TYPES[request.output_format],
-            width=picture.image.width,
-            height=picture.image.height,
-            seed=picture.seed,
-        )
-        for n, (picture, content) in enumerate(zip(drawing.pictures, contents, strict=True))
-    ]
-    width, height = drawing.native_size
-    return ImageResult(images=images, native_width=width, native_height=height, resampling=drawing.resampling)
+    return call.model_copy(update={**ended, "result": manifest(request, drawing, contents)}), contents
 
 
 @contextlib.contextmanager

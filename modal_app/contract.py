@@ -264,8 +264,17 @@ class Timing(Message):
     """Seconds. ``gpu_seconds`` is what is charged: from the start of the run to its pictures."""
 
     queue_seconds: float = 0.0
+    boot_seconds: float = 0.0
+    """Of a container that was started for this call."""
+    files_seconds: float = 0.0
     load_seconds: float = 0.0
     gpu_seconds: float = 0.0
+    """Of which:"""
+    prompt_seconds: float = 0.0
+    denoise_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    """Files made of the pictures; after the GPU's part."""
 
 
 class Call(Message):

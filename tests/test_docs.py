@@ -30,9 +30,11 @@ def test_every_setting_of_the_example_is_explained() -> None:
         assert before.startswith("#") or not re.match(r"[A-Z]", line), f"{line} has no comment"
 
 
-@pytest.mark.parametrize("document", ["README.md", *(p.as_posix() for p in (ROOT / "docs").rglob("*.md"))])
-def test_links_between_documents_lead_somewhere(document: str) -> None:
-    path = ROOT / document
+DOCUMENTS = [*ROOT.glob("*.md"), ROOT / "modal_app" / "README.md", *(ROOT / "docs").rglob("*.md")]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_between_documents_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text()):
         assert (path.parent / target).exists(), f"{path.name}: {target}"
 
@@ -45,7 +47,7 @@ def test_the_readme_names_both_commands_and_every_target_exists() -> None:
 
 def test_no_document_names_a_registry_host_or_a_path_of_somebodys_machine() -> None:
     strange = re.compile("python" + "hosted|py" + r"pi\.org|npm" + r"js\.org|/wo" + "rk/")
-    for path in [*ROOT.glob("*"), *(ROOT / "docs").rglob("*.md")]:
+    for path in [*ROOT.glob("*"), *DOCUMENTS]:
         if path.is_file():
             assert not strange.search(path.read_text(errors="ignore")), path.name
 

@@ -188,7 +188,13 @@ def servable(model: Model) -> bool:
         return False
     if not model.variants:
         return True
-    return any(checkpoint_folder(as_variant(model, variant)).is_dir() for variant in model.variants)
+    folders = (checkpoint_folder(as_variant(model, variant)) for variant in model.variants)
+    return any(folder.is_dir() and _is_complete(folder) for folder in folders)
+
+
+def _is_complete(folder: Path) -> bool:
+    """What comes with the code is; what is fetched gets its manifest last."""
+    return folder.is_relative_to(Path(__file__).parent) or (folder / "manifest.json").is_file()
 
 
 def checkpoint_folder(model: Model) -> Path:

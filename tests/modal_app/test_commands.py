@@ -296,6 +296,7 @@ def test_the_name_of_the_file_says_its_format(draw: Callable[..., np.ndarray], n
     assert Image.open(name).format == form
 
 
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 def test_a_lora_acts_as_strongly_as_it_is_told(draw: Callable[..., np.ndarray]) -> None:
     plain, none, some = draw(), draw(lora=f"{SEPIA}:0"), draw(lora=f"{SEPIA}:1")
     assert (plain == none).all()
