@@ -80,17 +80,19 @@ def test_every_command_of_modal_is_one_of_the_client_with_these_flags(line: str)
 
 
 def source_of(target: str) -> Path:
-    """The file with the apps of a path, or of a module's dotted name."""
-    module = ROOT / target.replace(".", "/")
+    """The file with the apps of a path, or of a module's dotted name; a function's name may follow."""
+    place = target.partition("::")[0]
+    module = ROOT / place.replace(".", "/")
     return next(
-        path for path in (ROOT / target, module.with_suffix(".py"), module / "on_modal.py") if path.is_file()
+        path for path in (ROOT / place, module.with_suffix(".py"), module / "on_modal.py") if path.is_file()
     )
 
 
 def entry_flags(target: str) -> set[str]:
-    """Flags of a file's own entry point: the arguments of its function."""
-    found = r"local_entrypoint\(\).*?\n *def \w+\((.*?)\) -> None:"
-    signature = re.search(found, source_of(target).read_text(), re.DOTALL)
+    """Flags of a file's own entry point, or of the function that is named: the arguments."""
+    function = target.rpartition(".")[2] if "::" in target else ""
+    named, own = rf"def {function}\((.*?)\) -> ", r"local_entrypoint\(\).*?\n *def \w+\((.*?)\) -> None:"
+    signature = re.search(named if function else own, source_of(target).read_text(), re.DOTALL)
     assert signature
     return {"-m", *(f"--{name.replace('_', '-')}" for name in re.findall(r"(\w+): ", signature[1]))}
 
