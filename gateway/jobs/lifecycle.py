@@ -25,6 +25,8 @@ STORE_BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 60.0)
 """Seconds between tries to fetch and store pictures: three minutes, then ``storage_failed``."""
 POLL_GROWTH = (1, 2, 3)
 """Multiples of the webhook patience between two questions about a late call; the last one repeats."""
+INTERRUPTIONS = frozenset({"gpu_failed", "gpu_lost", "run_interrupted"})
+"""Codes of calls that ended because of the machine they ran on."""
 LOST_LIMIT = 3
 """Attempts at a call that the GPU service loses before its first step; each is free of charge."""
 
@@ -142,11 +144,18 @@ def after_loss(job: ClaimedJob) -> Move:
     return Requeue(0.0, lost=True)
 
 
-def after_failed_call(call: Call) -> Fail:
-    """The call ended without pictures.  Errors of the model are not tried again: that would cost."""
-    if call.error is not None:
-        return Fail(call.error.code, call.error.message, call.error.retryable)
-    return Fail("call_canceled", "The call was canceled on the GPU service.", retryable=True)
+def after_failed_call(job: ClaimedJob, call: Call) -> Move:
+    """The call ended without pictures.  Errors of the model are not tried again: that would cost.
+
+    A machine that was taken away before it began to draw is no error of the model.
+    """
+    if call.error is None:
+        return Fail("call_canceled", "The call was canceled on the GPU service.", retryable=True)
+    failed = Fail(call.error.code, call.error.message, call.error.retryable)
+    if call.error.code not in INTERRUPTIONS or call.step > 0:
+        return failed
+    again = after_loss(job)
+    return again if isinstance(again, Requeue) else failed
 
 
 def after_failed_store(job: ClaimedJob, reason: str) -> Move:

@@ -62,7 +62,7 @@ class Steps:
         """Store what the ended call left behind, or fail with its reason; whether that has ended the job."""
         assert job.call is not None
         if job.call.status != "succeeded" or not isinstance(job.call.result, ImageResult):
-            return await self._jobs.fail(job, lifecycle.after_failed_call(job.call))
+            return await self._move(job, lifecycle.after_failed_call(job, job.call))
         try:
             assets = await self._store(job, job.call, job.call.result)
         except CallUnknown:

@@ -82,11 +82,23 @@ def test_only_a_call_lost_before_its_first_step_is_run_again() -> None:
 
 def test_an_error_of_the_model_is_not_tried_again() -> None:
     error = CallError(code="out_of_memory", message="too large", retryable=False)
-    assert lifecycle.after_failed_call(call("failed", error)) == Fail("out_of_memory", "too large", False)
+    assert lifecycle.after_failed_call(JOB, call("failed", error)) == Fail(
+        "out_of_memory", "too large", False
+    )
+
+
+def test_a_machine_that_was_lost_before_its_first_step_is_replaced_a_few_times() -> None:
+    lost = call("failed", CallError(code="gpu_lost", message="gone", retryable=True))
+    assert lifecycle.after_failed_call(JOB, lost) == Requeue(0.0, lost=True)
+    drawing = lost.model_copy(update={"step": 1})
+    for job, ended in ((JOB, drawing), (replace(JOB, attempt=lifecycle.LOST_LIMIT), lost)):
+        assert lifecycle.after_failed_call(job, ended) == Fail("gpu_lost", "gone", True)
 
 
 def test_a_call_canceled_over_there_is_a_failure_here() -> None:
-    assert lifecycle.after_failed_call(call("canceled")).code == "call_canceled"
+    assert lifecycle.after_failed_call(JOB, call("canceled")) == Fail(
+        "call_canceled", "The call was canceled on the GPU service.", True
+    )
 
 
 def test_a_bucket_that_stays_broken_ends_in_a_clear_error() -> None:
