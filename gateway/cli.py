@@ -79,7 +79,9 @@ def costs(
         Path | None,
         typer.Option("--reconcile", help="Report of `modal billing report --json --tag-names service,env`."),
     ] = None,
-    service: Annotated[str, typer.Option(help="Value of the tag `service` in the report.")] = "tenkaigen",
+    service: Annotated[
+        str, typer.Option(help="Value of the tag `service` in the report.")
+    ] = usage.BILLED_SERVICE,
     data: Data = Path(".data"),
 ) -> None:
     """What the calls of each day cost; beside Modal's bill, with idle time apart."""

@@ -16,6 +16,9 @@ from modal_app import catalog
 
 log = structlog.get_logger()
 
+BILLED_SERVICE = "tenkaigen-gpu"
+"""Value of the tag ``service`` that the deployment gives what it runs on Modal."""
+
 DAILY = """
 select (finished_at at time zone 'utc')::date, count(*), sum(gpu_seconds)::float, sum(usd_micros)::bigint
 from private.generation_calls

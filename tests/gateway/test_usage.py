@@ -12,6 +12,7 @@ from gateway import usage
 from gateway.config import ConfigurationError
 from gateway.embedded import add_key
 from gateway.usage import Day
+from modal_app import deployment
 
 DAY = datetime.date(2026, 11, 20)
 NEXT = datetime.date(2026, 11, 21)
@@ -46,6 +47,10 @@ def test_what_is_no_bill_is_refused_with_the_command_that_makes_one(tmp_path: Pa
     path.write_text(text)
     with pytest.raises(ConfigurationError, match="modal billing report"):
         usage.bill(path, "tenkaigen")
+
+
+def test_the_bill_is_searched_for_what_the_deployment_is_tagged_with() -> None:
+    assert deployment.TAGS["service"] == usage.BILLED_SERVICE
 
 
 def test_a_missing_bill_is_refused(tmp_path: Path) -> None:
