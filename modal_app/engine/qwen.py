@@ -5,7 +5,7 @@ every other request by ``QwenImagePipeline``; both draw with the same parts.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -122,14 +122,9 @@ class QwenEngine:
             torch.set_num_threads(1)  # of this thread; more make models small enough for a CPU slower
         uses = self._uses(items[0])
         works = [Work(item) for item in items]
-        try:
-            works[0].check()
+        if any([work.wanted() for work in works]):
             with attached(self._loras, uses), self._cached_steps(works[0]):
                 self._draw(works)
-        except Canceled as canceled:
-            if any(not work.canceled for work in works):
-                raise
-            return [canceled for _ in works]
         return [Canceled("canceled") if work.canceled else self._drawing(work) for work in works]
 
     def remember(self, prompt: str, embedding: torch.Tensor) -> None:
@@ -151,13 +146,17 @@ class QwenEngine:
         return language.answer(self._vlm, request, files, cancelled)
 
     def _draw(self, works: list[Work]) -> None:
-        """Draw every picture of every work that is still wanted."""
-        plans = [plan for work in works for plan in self._planned(work)]
+        """Draw every picture of every work that is still wanted; a work that no longer is ends alone."""
+        plans: list[Plan] = []
+        for work in works:
+            with suppress(Canceled):
+                plans += self._planned(work)
         for _, alike in groupby(sorted(plans, key=tokens), key=tokens):
             group = list(alike)
             size = 1 if any(plan.work.pictures_in for plan in group) else BATCH
             for start in range(0, len(group), size):
-                self._draw_together([plan for plan in group[start : start + size] if not plan.work.canceled])
+                with suppress(Canceled):
+                    self._draw_together([p for p in group[start : start + size] if not p.work.canceled])
 
     def _planned(self, work: Work) -> list[Plan]:
         """One plan a picture; text encoding, once for all of them, is done here."""
@@ -206,8 +205,7 @@ class QwenEngine:
         with independent_rows(self._words.transformer) if len(plans) > 1 else nullcontext():
             denoised = self._denoised(plans)
         for plan, latents in zip(plans, denoised, strict=True):
-            if not plan.work.canceled:
-                plan.work.check()
+            if plan.work.wanted():
                 plan.work.finished(plan, self._decoded(latents[None], plan.work))
 
     def _denoised(self, plans: list[Plan]) -> torch.Tensor:

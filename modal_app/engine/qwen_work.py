@@ -58,10 +58,14 @@ class Work:
         steps = self.item.request.num_inference_steps
         return len(self.over.sigmas(steps)) if self.over else steps
 
+    def wanted(self) -> bool:
+        """Whether somebody wants the pictures still; once nobody does, nobody ever will."""
+        self.canceled = self.canceled or self.item.cancelled()
+        return not self.canceled
+
     def check(self) -> None:
         """Canceled if nobody wants the pictures any more."""
-        if self.canceled or self.item.cancelled():
-            self.canceled = True
+        if not self.wanted():
             raise Canceled("canceled")
 
     def step(self, pictures: int) -> None:
@@ -114,8 +118,7 @@ def stepper(
     def stepped(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         for work, count in pictures:
             work.step(count)
-            work.canceled = work.canceled or work.item.cancelled()
-        if all(work.canceled for work in works):
+        if not any([work.wanted() for work in works]):
             raise Canceled("canceled")
         return {**tensors, "latents": after(step, tensors["latents"])} if after else tensors
 

@@ -77,6 +77,29 @@ def test_a_canceled_batch_mate_is_dropped_and_the_others_stay(batch: BatchEngine
     assert bytes_of(kept) == bytes_of(run(batch, seed=1))
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_batch_mate_that_nobody_wants_from_the_start_takes_no_other_with_it(
+    batch: BatchEngine, first: bool
+) -> None:
+    items = [item(cancelled=lambda: True, seed=2), item(seed=1)]
+    results = batch.run_batch(items if first else items[::-1])
+    dropped, kept = results if first else results[::-1]
+    assert isinstance(dropped, Canceled)
+    assert bytes_of(kept) == bytes_of(run(batch, seed=1))
+
+
+def test_a_cancel_after_the_last_step_takes_no_other_with_it(batch: BatchEngine) -> None:
+    asked: list[int] = []
+
+    def late() -> bool:
+        asked.append(1)
+        return len(asked) > 8  # at the start, before the words, at each of six steps; then at the decoding
+
+    dropped, kept = batch.run_batch([item(cancelled=late, seed=2), item(seed=1)])
+    assert isinstance(dropped, Canceled)
+    assert bytes_of(kept) == bytes_of(run(batch, seed=1))
+
+
 def test_a_batch_that_nobody_wants_any_more_ends(batch: BatchEngine) -> None:
     steps: list[int] = []
     gone = batch.run_batch(
