@@ -6,20 +6,18 @@ Guidance is a number that the model was distilled to read: one forward a step, a
 from collections.abc import Callable
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 from diffusers import FluxPipeline
 from PIL import Image
 
 from modal_app import catalog
 from modal_app.catalog import Model, Size
 from modal_app.contract import ImageRequest
-from modal_app.engine import Drawing, Files, OnStep, Picture, UnsupportedParameter, checkpoint_folder
+from modal_app.engine import Drawing, Files, OnStep, UnsupportedParameter, checkpoint_folder
 from modal_app.engine.fingerprint import fingerprint
+from modal_app.engine.frame import drawn_one_by_one, quieten, settle_threads
 from modal_app.engine.loras.attach import attached, backend_for
 from modal_app.engine.loras.requested import uses_of
-from modal_app.engine.pictures import resample
 from modal_app.engine.placement import dtype, place
 from modal_app.engine.watch import Watch
 
@@ -29,9 +27,7 @@ NOT_DRAWN_WITH = ("references", "mask", "strength")
 
 def load(model: Model) -> "FluxEngine":
     """Load the row's checkpoint folder, in bfloat16 onto a CUDA device or in float32 onto the CPU."""
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
+    quieten()
     folder = checkpoint_folder(model)
     pipeline = FluxPipeline.from_pretrained(
         str(folder), dtype=dtype(model), local_files_only=True, use_safetensors=True
@@ -56,23 +52,17 @@ class FluxEngine:
     ) -> Drawing:
         """Draw at the trained size nearest in shape, then resample to the requested size."""
         self._refuse(request)
-        if self._device.type == "cpu":
-            torch.set_num_threads(1)  # of this thread; more make models small enough for a CPU slower
-        size = (request.width, request.height)
-        native_size = catalog.native_size(self._model, *size)
+        settle_threads(self._device)
+        native_size = catalog.native_size(self._model, request.width, request.height)
         watch = Watch(request.num_inference_steps, request.num_images, on_step, cancelled)
-        pictures = []
         with attached(self._loras, uses_of(self._model, request, files)):
             embeddings = self._encode(request, watch)
-            for n in range(request.num_images):
-                image = self._draw(request, n, native_size, embeddings, watch)
-                pictures.append(Picture(resample(image, size), request.seed + n))
-        return Drawing(
-            pictures=pictures,
-            native_size=native_size,
-            resampling="none" if native_size == size else "lanczos",
-            fingerprint=self._fingerprint,
-        )
+            return drawn_one_by_one(
+                request,
+                native_size,
+                lambda n: self._draw(request, n, native_size, embeddings, watch),
+                self._fingerprint,
+            )
 
     def _refuse(self, request: ImageRequest) -> None:
         for name in NOT_DRAWN_WITH:

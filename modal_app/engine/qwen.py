@@ -10,9 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 from diffusers import QwenImagePipeline
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
@@ -35,6 +33,7 @@ from modal_app.engine.acceleration import accelerate, step_cache
 from modal_app.engine.batching import independent_rows
 from modal_app.engine.caches import TensorCache
 from modal_app.engine.fingerprint import fingerprint
+from modal_app.engine.frame import drawing_of, quieten, settle_threads
 from modal_app.engine.language.vlm import Vlm
 from modal_app.engine.loras.attach import Use, attached, backend_for
 from modal_app.engine.loras.requested import uses_of
@@ -52,7 +51,7 @@ EMBEDDING_CACHE_BYTES = 256 * 1024 * 1024
 
 def load(model: Model) -> "QwenEngine":
     """Load the row's checkpoint folder, in bfloat16 onto a CUDA device or in float32 onto the CPU."""
-    _quieten()
+    quieten()
     folder = checkpoint_folder(model)
     shared = parts_in_use(folder, dtype(model))
     pipeline = QwenImagePipeline.from_pretrained(
@@ -118,8 +117,7 @@ class QwenEngine:
 
     def run_batch(self, items: Sequence[Item]) -> list[Drawing | Canceled]:
         """What ``run`` would give for each of the items, whose ``batch_key`` is the same."""
-        if self._device.type == "cpu":
-            torch.set_num_threads(1)  # of this thread; more make models small enough for a CPU slower
+        settle_threads(self._device)
         uses = self._uses(items[0])
         works = [Work(item) for item in items]
         if any([work.wanted() for work in works]):
@@ -264,16 +262,5 @@ class QwenEngine:
 
     def _drawing(self, work: Work) -> Drawing:
         request = work.item.request
-        return Drawing(
-            pictures=[work.drawn[n] for n in range(request.num_images)],
-            native_size=work.native_size,
-            resampling="none" if work.native_size == (request.width, request.height) else "lanczos",
-            fingerprint=self._fingerprint,
-        )
-
-
-def _quieten() -> None:
-    """No bars, and no warnings about call patterns that are meant."""
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
+        pictures = [work.drawn[n] for n in range(request.num_images)]
+        return drawing_of(request, work.native_size, pictures, self._fingerprint)

@@ -11,10 +11,8 @@ from math import isqrt
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
-import transformers
 from diffusers import QwenImage21Pipeline
 from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import calculate_dimensions
 from PIL import Image
@@ -29,17 +27,16 @@ from modal_app.engine import (
     Drawing,
     Files,
     OnStep,
-    Picture,
     UnsupportedParameter,
     checkpoint_folder,
     language,
 )
 from modal_app.engine.fingerprint import fingerprint
+from modal_app.engine.frame import drawn_one_by_one, quieten, settle_threads
 from modal_app.engine.inputs import InvalidPicture, open_picture
 from modal_app.engine.language.vlm import Vlm
 from modal_app.engine.loras.attach import attached, backend_for
 from modal_app.engine.loras.requested import uses_of
-from modal_app.engine.pictures import resample
 from modal_app.engine.placement import dtype, place
 from modal_app.engine.watch import Watch
 
@@ -57,9 +54,7 @@ not there."""
 
 def load(model: Model) -> "Qwen21Engine":
     """Load the row's checkpoint folder, in bfloat16 onto a CUDA device or in float32 onto the CPU."""
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
+    quieten()
     folder = checkpoint_folder(model)
     pipeline = _ReadingOnce.from_pretrained(
         str(folder),
@@ -99,23 +94,17 @@ class Qwen21Engine:
         A negative prompt acts only with ``true_cfg_scale`` above 1, which doubles the work.
         """
         self._refuse(request)
-        if self._device.type == "cpu":
-            torch.set_num_threads(1)  # of this thread; more make models small enough for a CPU slower
-        size = (request.width, request.height)
-        native_size = _on_grid(catalog.native_size(self._model, *size))
+        settle_threads(self._device)
+        native_size = _on_grid(catalog.native_size(self._model, request.width, request.height))
         watch = Watch(request.num_inference_steps, request.num_images, on_step, cancelled)
-        pictures = []
         with attached(self._loras, uses_of(self._model, request, files)), self.pipeline.reading_once(watch):
             given = self._given(request, files)
-            for n in range(request.num_images):
-                image = self._draw(request, n, native_size, given, watch)
-                pictures.append(Picture(resample(image, size), request.seed + n))
-        return Drawing(
-            pictures=pictures,
-            native_size=native_size,
-            resampling="none" if native_size == size else "lanczos",
-            fingerprint=self._fingerprint,
-        )
+            return drawn_one_by_one(
+                request,
+                native_size,
+                lambda n: self._draw(request, n, native_size, given, watch),
+                self._fingerprint,
+            )
 
     def answer(self, request: LanguageRequest, files: Files, cancelled: Callable[[], bool]) -> LanguageResult:
         """A language task, done by the pipeline's own text encoder as far as that can."""

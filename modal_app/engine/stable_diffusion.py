@@ -11,7 +11,6 @@ from typing import Any
 
 import diffusers
 import torch
-import transformers
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
 
@@ -22,15 +21,14 @@ from modal_app.engine import (
     Drawing,
     Files,
     OnStep,
-    Picture,
     UnsupportedParameter,
     checkpoint_folder,
     hub_folder,
 )
 from modal_app.engine.fingerprint import fingerprint
+from modal_app.engine.frame import drawn_one_by_one, quieten, settle_threads
 from modal_app.engine.loras.attach import attached, backend_for
 from modal_app.engine.loras.requested import uses_of
-from modal_app.engine.pictures import resample
 from modal_app.engine.placement import dtype, place
 from modal_app.engine.watch import Watch
 
@@ -66,9 +64,7 @@ def load(model: Model) -> "StableDiffusionEngine":
 
     ValueError for a file that is not safetensors.
     """
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
+    quieten()
     folder = checkpoint_folder(model)
     pipeline = _from_file(model, folder / model.file) if model.file else _from_folder(model, folder)
     pipeline.set_progress_bar_config(disable=True)
@@ -118,23 +114,17 @@ class StableDiffusionEngine:
         A negative prompt acts only with ``true_cfg_scale`` above 1, which doubles the work.
         """
         self._refuse(request)
-        if self._device.type == "cpu":
-            torch.set_num_threads(1)  # of this thread; more make models small enough for a CPU slower
-        size = (request.width, request.height)
-        native_size = catalog.native_size(self._model, *size)
+        settle_threads(self._device)
+        native_size = catalog.native_size(self._model, request.width, request.height)
         watch = Watch(request.num_inference_steps, request.num_images, on_step, cancelled)
-        pictures = []
         with attached(self._loras, uses_of(self._model, request, files)):
             embeddings = self._encode(request, watch)
-            for n in range(request.num_images):
-                image = self._draw(request, n, native_size, embeddings, watch)
-                pictures.append(Picture(resample(image, size), request.seed + n))
-        return Drawing(
-            pictures=pictures,
-            native_size=native_size,
-            resampling="none" if native_size == size else "lanczos",
-            fingerprint={**self._fingerprint, **self._sampled_by(request)},
-        )
+            return drawn_one_by_one(
+                request,
+                native_size,
+                lambda n: self._draw(request, n, native_size, embeddings, watch),
+                {**self._fingerprint, **self._sampled_by(request)},
+            )
 
     def _refuse(self, request: ImageRequest) -> None:
         for name in NOT_DRAWN_WITH:
