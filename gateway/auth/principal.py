@@ -1,0 +1,28 @@
+"""Who is calling, once a credential was checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+SCOPES = ("generate", "read", "admin")
+
+
+@dataclass(frozen=True)
+class Principal:
+    """A caller whose credential was checked."""
+
+    user_id: UUID
+    credential: str
+    scopes: frozenset[str]
+    verified: Mapping[str, Any] | None = None
+    """The claims of a Supabase token; an API key has none."""
+
+    @property
+    def claims(self) -> dict[str, Any]:
+        """What row-level security reads, in the shape of a Supabase token."""
+        return {**(self.verified or {}), "sub": str(self.user_id), "role": "authenticated"}
+
+    @property
+    def email(self) -> str | None:
+        return (self.verified or {}).get("email") or None

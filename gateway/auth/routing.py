@@ -1,0 +1,55 @@
+"""Routes that know their caller, and the scopes they ask for."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from starlette.responses import Response
+
+from gateway.auth.principal import Principal
+from gateway.errors import Forbidden, UnsupportedMedia
+
+if TYPE_CHECKING:
+    from gateway.auth.authenticator import Authenticator
+
+
+class AuthenticatedRoute(APIRoute):
+    """Checks the caller before the body is read: a stranger learns nothing about what is valid."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        handle = super().get_route_handler()
+
+        async def authenticated(request: Request) -> Response:
+            authenticator: Authenticator = request.app.state.authenticator
+            request.state.principal = await authenticator.caller(request)
+            if self.body_field is not None and not _is_json(request.headers.get("content-type", "")):
+                raise UnsupportedMedia("The body must be application/json.")
+            response: Response = await handle(request)
+            return response
+
+        return authenticated
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or kind.endswith("+json")
+
+
+_bearer = HTTPBearer(auto_error=False, description="An API key `tk_…`.")
+
+
+def _with_scope(scope: str) -> Callable[..., Principal]:
+    def check(request: Request, _: Annotated[Any, Depends(_bearer)]) -> Principal:
+        principal: Principal = request.state.principal
+        if scope not in principal.scopes:
+            raise Forbidden(f"This credential lacks the scope `{scope}`.")
+        return principal
+
+    return check
+
+
+Reader = Annotated[Principal, Depends(_with_scope("read"))]
+Generator = Annotated[Principal, Depends(_with_scope("generate"))]
+Admin = Annotated[Principal, Depends(_with_scope("admin"))]
