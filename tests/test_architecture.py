@@ -10,7 +10,18 @@ ROOT = Path(__file__).parents[1]
 OURS = ("gateway", "modal_app", "styles", "scripts", "tests")
 
 ENTRYPOINTS = ["app", "worker", "cli", "up", "client", "__main__"]
-SLICES = ["comics", "characters", "openai", "images", "prompts", "loras", "jobs", "usage", "webhooks"]
+SLICES = [
+    "comics",
+    "characters",
+    "openai",
+    "images",
+    "prompts",
+    "loras",
+    "jobs",
+    "uploads",
+    "usage",
+    "webhooks",
+]
 """From the top down: a slice may import those further down, never up."""
 INFRASTRUCTURE = [
     "config",
@@ -21,6 +32,8 @@ INFRASTRUCTURE = [
     "gpu",
     "events",
     "embedded",
+    "outside",
+    "pictures",
     "postgres",
     "migrate",
     "http",
