@@ -26,6 +26,7 @@ from gateway.jobs.rendering import Renderer
 from gateway.jobs.repository import Jobs
 from gateway.jobs.service import JobService
 from gateway.jobs.steps import Steps
+from gateway.outside import Outside
 from gateway.storage import LocalBucket
 from gateway.worker import Worker, new_name
 
@@ -84,6 +85,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
                 worker.settle(job)
 
         app.state.db, app.state.gpu, app.state.bucket = db, gpu, bucket
+        app.state.outside = Outside(allow_private=settings.allow_private_urls)
         app.state.authenticator = Authenticator(db)
         app.state.callbacks = Callbacks(jobs, settings, name)
         app.state.on_callback = on_callback

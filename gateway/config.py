@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     default_model: str = "tiny-qwen"
     default_edit_model: str = "tiny-qwen-edit"
     default_visibility: str = "public"
+    allow_private_urls: bool = False
 
     jobs_in_flight: int = 64
     jobs_in_flight_per_user: int = 32

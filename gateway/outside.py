@@ -35,7 +35,7 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
 class OutsideError(BadRequest):
-    """The address cannot be used. ``url_refused``, ``url_unreachable``, ``url_too_large``, ``url_timeout``."""
+    """Its code is ``url_refused``, ``url_unreachable``, ``url_too_large`` or ``url_timeout``."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail, code=code, param="url")
