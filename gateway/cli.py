@@ -1,6 +1,7 @@
 """``tenkaigen``: start everything, draw a picture, make keys, migrate, say what it cost."""
 
 import datetime
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway import client, up, usage
-from gateway.config import ConfigurationError
+from gateway.config import ConfigurationError, Settings
 from gateway.embedded import add_key
 from gateway.migrate import migrate as apply_migrations
+from gateway.migrate import set_passwords
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True, help="API keys.")
@@ -65,10 +67,14 @@ def create_key(
 
 @app.command()
 def migrate(data: Data = Path(".data")) -> None:
-    """Bring the database up to date."""
+    """Bring the database up to date; on a hosted one, give both logins the password of DATABASE_URL."""
     with up.admin_url(data) as url:
         applied = apply_migrations(url)
     print("\n".join(applied) if applied else "Nothing to do: the database is up to date.")
+    login_url = Settings().database_url.get_secret_value()
+    if "DATABASE_ADMIN_URL" in os.environ and login_url:
+        for login in set_passwords(os.environ["DATABASE_ADMIN_URL"], login_url):
+            print(f"The login {login} has the password of DATABASE_URL now.")
 
 
 @app.command()
