@@ -27,6 +27,7 @@ from gateway.jobs.repository import Jobs
 from gateway.jobs.service import JobService
 from gateway.jobs.steps import Steps
 from gateway.outside import Outside
+from gateway.prompts import styles
 from gateway.storage import LocalBucket
 from gateway.worker import Worker, new_name
 
@@ -52,6 +53,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Intake)
     app.include_router(jobs_routes.router)
     app.include_router(jobs_routes.callback_router)
+    app.include_router(styles.router)
+    app.include_router(styles.open_router)
     app.include_router(images.router)
     app.include_router(images.open_router)
     app.add_api_route("/healthz", healthz, tags=["operations"])

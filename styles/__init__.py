@@ -1,70 +1,26 @@
-"""Styles as data: one TOML file each, in ``design/`` and ``storybook/``.
+"""House styles, prompt templates, franchises and the negative filter: data in TOML files, read once.
 
-    label = "Anime"
-    keywords = "vibrant colors, detailed shading, anime art style"
-    version = 1
-
-An id is ``set/name``.  Adding a style is adding a file; a bad one is refused when the package loads.
+A bad file is refused when the package loads, with file, field and reason.
 """
 
-import tomllib
-from dataclasses import dataclass
-from pathlib import Path
+from styles.files import StyleError
+from styles.franchises import FRANCHISES, Franchise
+from styles.house import SETS, STYLES, Style, apply, find, load
+from styles.negative import NEGATIVE_WORDS, negative_prompt
+from styles.templates import TEMPLATES, Template
 
-SETS = ("design", "storybook")
-FOLDER = Path(__file__).parent
-
-
-class StyleError(Exception):
-    """A style file is wrong; the message names file, field and reason."""
-
-
-@dataclass(frozen=True)
-class Style:
-    """One house style: what it is called and what it adds to a prompt."""
-
-    id: str
-    set: str
-    label: str
-    keywords: str
-    version: int
-
-
-def load(folder: Path = FOLDER) -> dict[str, Style]:
-    """Every style below ``folder`` by id; StyleError for the first file that is not one."""
-    files = [path for name in SETS for path in sorted((folder / name).glob("*.toml"))]
-    return {style.id: style for style in map(_read, files)}
-
-
-def find(name: str, default_set: str = "design") -> Style | None:
-    """The style with this id, or with this label or bare name in any case.
-
-    A bare name that stands in both sets means the one in ``default_set``.
-    """
-    wanted = name.strip().lower()
-    if wanted in STYLES:
-        return STYLES[wanted]
-    named = [s for s in STYLES.values() if wanted in (s.label.lower(), s.id.partition("/")[2])]
-    return min(named, key=lambda style: style.set != default_set, default=None)
-
-
-def apply(style: Style | None, prompt: str) -> str:
-    """The prompt with the style's keywords behind it; byte for byte the prompt without a style."""
-    return f"{prompt}, {style.keywords}" if style else prompt
-
-
-def _read(path: Path) -> Style:
-    try:
-        facts = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise StyleError(f"{path}: not TOML: {error}") from error
-    for field, kind in (("label", str), ("keywords", str), ("version", int)):
-        if not isinstance(facts.get(field), kind) or not facts[field]:
-            raise StyleError(f"{path}: field `{field}`: expected a non-empty {kind.__name__}")
-    unknown = facts.keys() - {"label", "keywords", "version"}
-    if unknown:
-        raise StyleError(f"{path}: field `{min(unknown)}`: unknown")
-    return Style(f"{path.parent.name}/{path.stem}", path.parent.name, **facts)
-
-
-STYLES = load()
+__all__ = [
+    "FRANCHISES",
+    "NEGATIVE_WORDS",
+    "SETS",
+    "STYLES",
+    "TEMPLATES",
+    "Franchise",
+    "Style",
+    "StyleError",
+    "Template",
+    "apply",
+    "find",
+    "load",
+    "negative_prompt",
+]

@@ -1,0 +1,1 @@
+"""Words before they become pictures: styles, enhancement, parsing, templates."""
