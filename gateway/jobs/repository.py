@@ -10,6 +10,7 @@ from gateway.auth import Principal
 from gateway.db import Database
 from gateway.jobs import statements as sql
 from gateway.jobs.lifecycle import ClaimedJob, Fail, Requeue
+from gateway.jobs.submission import RETRY_WINDOW_SECONDS
 from modal_app.contract import Call, ImageRequest
 
 
@@ -22,9 +23,16 @@ class Jobs:
     # What users ask for
 
     async def create(self, values: dict[str, Any]) -> DictRow | None:
-        """The new row; None when the idempotency key was used before."""
+        """The new row; None when its id or its idempotency key was used before."""
         as_json = {k: Jsonb(values[k]) for k in ("params", "loras", "references", "metadata")}
         return await self._db.one(sql.CREATE, values | as_json)
+
+    async def reserve(self, wanted: UUID, credential: str, sha256: str, retry: int) -> UUID:
+        """``wanted``, or the id of the job that an earlier try of the same request has made or will make."""
+        values = {"wanted": wanted, "credential": credential, "sha256": sha256, "retry": retry}
+        row = await self._db.one(sql.RESERVE, values | {"window_seconds": RETRY_WINDOW_SECONDS})
+        assert row is not None
+        return UUID(str(row["id"]))
 
     async def find_answer(self, user_id: UUID, key: str) -> DictRow | None:
         """What the first request with this idempotency key was answered."""

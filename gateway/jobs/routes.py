@@ -18,7 +18,8 @@ from gateway.jobs import schemas
 from gateway.jobs.callbacks import Callbacks
 from gateway.jobs.lifecycle import TERMINAL
 from gateway.jobs.rendering import Renderer, etag
-from gateway.jobs.service import JobService, Replay
+from gateway.jobs.service import Created, JobService, Replay
+from gateway.jobs.submission import Submission, Submitted
 from modal_app.contract import EVENT_LIMIT_BYTES
 
 WAIT_LIMIT_SECONDS = 60
@@ -38,7 +39,6 @@ def _renderer(request: Request) -> Renderer:
 
 Service = Annotated[JobService, Depends(_service)]
 Render = Annotated[Renderer, Depends(_renderer)]
-IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
 Prefer = Annotated[
     str | None, Header(description="`wait=N` holds the answer until the job ends, 60 s at most.")
 ]
@@ -51,15 +51,12 @@ async def create_job(
     caller: Generator,
     service: Service,
     render: Render,
-    idempotency_key: IdempotencyKey = None,
+    submission: Submitted,
     prefer: Prefer = None,
 ) -> Response:
     """Draw something. Answers before any GPU work; `Prefer: wait=N` holds the answer for the pictures."""
-    row = await service.create(caller, body, idempotency_key)
-    if isinstance(row, Replay):
-        return JSONResponse(row.body, row.status, headers={"Idempotent-Replayed": "true"})
-    answer = await _after_waiting(caller, service, render, row, prefer)
-    return await _kept(caller, service, idempotency_key, answer)
+    created = await service.create(caller, body, submission)
+    return await _created(caller, service, render, created, submission, prefer)
 
 
 @router.get("/v1/jobs", response_model=schemas.JobList)
@@ -111,10 +108,16 @@ async def cancel_job(job_id: UUID, caller: Generator, service: Service, render: 
 
 @router.post("/v1/jobs/{job_id}/retry", status_code=202, response_model=schemas.Job)
 async def retry_job(
-    job_id: UUID, caller: Generator, service: Service, render: Render, prefer: Prefer = None
+    job_id: UUID,
+    caller: Generator,
+    service: Service,
+    render: Render,
+    submission: Submitted,
+    prefer: Prefer = None,
 ) -> Response:
     """A new job with the recipe of one that failed or was canceled."""
-    return await _after_waiting(caller, service, render, await service.retry(caller, job_id), prefer)
+    created = await service.retry(caller, job_id, submission)
+    return await _created(caller, service, render, created, submission, prefer)
 
 
 @router.get("/v1/jobs/{job_id}/events", response_class=EventSourceResponse)
@@ -136,14 +139,14 @@ async def all_events(
 
 @router.post("/api/generate", status_code=202, response_model=schemas.CompatJobCreated)
 async def compat_generate(
-    body: schemas.JobCreate, caller: Generator, service: Service, idempotency_key: IdempotencyKey = None
+    body: schemas.JobCreate, caller: Generator, service: Service, submission: Submitted
 ) -> Response:
     """Alias of `POST /v1/jobs` with a short answer."""
-    row = await service.create(caller, body, idempotency_key)
-    if isinstance(row, Replay):
-        return JSONResponse(row.body, row.status, headers={"Idempotent-Replayed": "true"})
-    answer = JSONResponse({"jobId": str(row["id"]), "status": row["status"]}, 202)
-    return await _kept(caller, service, idempotency_key, answer)
+    created = await service.create(caller, body, submission)
+    if isinstance(created, Replay):
+        return _replayed(created)
+    answer = JSONResponse({"jobId": str(created.row["id"]), "status": created.row["status"]}, 202)
+    return await _kept(caller, service, submission, created, answer)
 
 
 @router.get("/api/generate/status/{job_id}", response_model=schemas.CompatJobStatus)
@@ -181,6 +184,20 @@ async def _small_body(request: Request) -> bytes:
     return bytes(body)
 
 
+async def _created(
+    caller: Principal,
+    service: JobService,
+    render: Renderer,
+    created: Created | Replay,
+    submission: Submission,
+    prefer: str | None,
+) -> Response:
+    if isinstance(created, Replay):
+        return _replayed(created)
+    answer = await _after_waiting(caller, service, render, created.row, prefer)
+    return await _kept(caller, service, submission, created, answer)
+
+
 async def _after_waiting(
     caller: Principal, service: JobService, render: Renderer, row: DictRow, prefer: str | None
 ) -> JSONResponse:
@@ -197,11 +214,18 @@ async def _after_waiting(
 
 
 async def _kept(
-    caller: Principal, service: JobService, idempotency_key: str | None, answer: JSONResponse
+    caller: Principal, service: JobService, submission: Submission, created: Created, answer: JSONResponse
 ) -> JSONResponse:
-    if idempotency_key is not None:
-        await service.keep_answer(caller, idempotency_key, answer.status_code, json.loads(bytes(answer.body)))
+    """The answer, remembered for repeats with the same key."""
+    if created.replayed:
+        answer.headers["Idempotent-Replayed"] = "true"
+    if submission.key is not None:
+        await service.keep_answer(caller, submission.key, answer.status_code, json.loads(bytes(answer.body)))
     return answer
+
+
+def _replayed(first: Replay) -> JSONResponse:
+    return JSONResponse(first.body, first.status, headers={"Idempotent-Replayed": "true"})
 
 
 def _answer(body: schemas.Job | schemas.CompatJobStatus, row: DictRow, status: int = 200) -> JSONResponse:

@@ -1,8 +1,6 @@
 """What goes in and out of ``/v1/jobs``."""
 
 import datetime
-import hashlib
-import json
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -107,12 +105,6 @@ class JobCreate(BaseModel):
     def needs_edit_model(self) -> bool:
         """A picture to draw over is nothing special; one to draw from is."""
         return any(use.role != "init" for use in self.references)
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the canonical body: equal for bodies that ask for the same."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 class Image(BaseModel):

@@ -19,12 +19,21 @@ from gateway.jobs import recipes
 from gateway.jobs.lifecycle import TERMINAL
 from gateway.jobs.repository import Jobs
 from gateway.jobs.schemas import JobCreate
+from gateway.jobs.submission import Submission
 from gateway.usage import usd_micros
 from modal_app import catalog
 from modal_app.catalog import Model
 
 DRAWN_SEED_LIMIT = 2**32
 """Drawn seeds stay below it, so that every JSON reader keeps them exact."""
+
+
+@dataclass(frozen=True)
+class Created:
+    """The job that a request asks for; ``replayed`` when an earlier try of it has made the job."""
+
+    row: DictRow
+    replayed: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,11 +64,18 @@ class JobService:
         self._on_created = on_created
         self._on_canceled = on_canceled
 
-    async def create(self, caller: Principal, body: JobCreate, key: str | None = None) -> DictRow | Replay:
-        """A new job's row, or what the first request with the idempotency key ``key`` was answered."""
+    async def create(
+        self, caller: Principal, body: JobCreate, submission: Submission | None = None
+    ) -> Created | Replay:
+        """The job that is asked for, made once however often ``submission`` is repeated."""
+        sha256 = submission.sha256(body.model_dump(mode="json")) if submission else ""
+        job_id = await self._reserved(caller, submission, sha256)
+        if submission and submission.repeats and submission.key is None:
+            row = await self._jobs.get(caller, job_id)
+            if row is not None:
+                return Created(row, replayed=True)
         values = await self._recipe(caller, body)
-        row = await self._insert(caller, values, body.expires_in_seconds, key, body.sha256)
-        return row or await self._replay(caller, key or "", body.sha256)
+        return await self._made(caller, job_id, values, body.expires_in_seconds, submission, sha256)
 
     async def keep_answer(self, caller: Principal, key: str, status: int, body: dict[str, Any]) -> None:
         """Remember the answer that a repeat of this request will get."""
@@ -85,17 +101,18 @@ class JobService:
             self._hub.hint()
         return await self.get(caller, job_id)
 
-    async def retry(self, caller: Principal, job_id: UUID) -> DictRow:
-        """A new job with the recipe of one that failed or was canceled."""
+    async def retry(
+        self, caller: Principal, job_id: UUID, submission: Submission | None = None
+    ) -> Created | Replay:
+        """A new job with the recipe of one that failed or was canceled; once, as in ``create``."""
         old = await self.get(caller, job_id)
         if old["status"] not in ("failed", "canceled"):
             raise Conflict(f"A {old['status']} job cannot be retried.", code="job_not_retryable")
         lifetime = round((old["expires_at"] - old["created_at"]).total_seconds())
-        row = await self._insert(
-            caller, {name: old[name] for name in RECIPE} | {"retry_of": job_id}, lifetime
-        )
-        assert row is not None
-        return row
+        values = {name: old[name] for name in RECIPE} | {"retry_of": job_id}
+        sha256 = submission.sha256({}) if submission else ""
+        new_id = await self._reserved(caller, submission, sha256)
+        return await self._made(caller, new_id, values, lifetime, submission, sha256)
 
     async def wait(self, caller: Principal, job_id: UUID, seconds: float) -> DictRow:
         """The job once it has ended, or as it is after ``seconds``."""
@@ -126,22 +143,58 @@ class JobService:
                 if job_id is not None and event.status in TERMINAL:
                     return
 
-    async def _insert(
+    async def _reserved(self, caller: Principal, submission: Submission | None, sha256: str) -> UUID:
+        """The id of the job to make: a new one, or that of an earlier try without a key."""
+        wanted = uuid4()
+        if submission is None or submission.key is not None or submission.retry is None:
+            return wanted
+        return await self._jobs.reserve(wanted, caller.credential, sha256, submission.retry)
+
+    async def _made(
         self,
         caller: Principal,
+        job_id: UUID,
         values: dict[str, Any],
         lifetime: int,
-        key: str | None = None,
-        sha256: str = "",
-    ) -> DictRow | None:
-        fixed = {"id": uuid4(), "user_id": caller.user_id, "retry_of": None, "expires_in_seconds": lifetime}
-        row = await self._jobs.create({**fixed, **values, "idempotency_key": key, "request_sha256": sha256})
-        if row is not None:
-            self._on_created()
-            self._hub.hint()
-        return row
+        submission: Submission | None,
+        sha256: str,
+    ) -> Created | Replay:
+        """The job, inserted unless another try of the same request was faster."""
+        fixed = {"id": job_id, "user_id": caller.user_id, "retry_of": None, "expires_in_seconds": lifetime}
+        repeats = {
+            "idempotency_key": submission.key if submission else None,
+            "credential": caller.credential if submission else None,
+            "request_sha256": sha256,
+        }
+        row = await self._jobs.create({**fixed, **values, **repeats})
+        if row is None:
+            return await self._repeated(caller, job_id, submission, sha256)
+        self._on_created()
+        self._hub.hint()
+        return Created(row)
 
-    async def _replay(self, caller: Principal, key: str, sha256: str) -> Replay:
+    async def _repeated(
+        self, caller: Principal, job_id: UUID, submission: Submission | None, sha256: str
+    ) -> Created | Replay:
+        """What the try that made the job was answered, or its job where that is not known.
+
+        A first request that was never answered, because its gateway died, stands in nobody's way.
+        """
+        if submission is None or submission.key is None:
+            return Created(await self.get(caller, job_id), replayed=True)
+        first = await self._first_answer(caller, submission.key, sha256)
+        if first["status"] is not None:
+            return Replay(first["status"], first["body"])
+        row = await self.get(caller, first["job_id"])
+        if row["status"] in TERMINAL or first["stale"] or submission.repeats:
+            return Created(row, replayed=True)
+        raise Conflict(
+            "The first request with this Idempotency-Key is still being answered.",
+            code="idempotency_key_in_flight",
+            headers={"Retry-After": "1"},
+        )
+
+    async def _first_answer(self, caller: Principal, key: str, sha256: str) -> DictRow:
         first = await self._jobs.find_answer(caller.user_id, key)
         if first is None:
             raise Conflict("This Idempotency-Key has just expired.", code="idempotency_key_expired")
@@ -151,13 +204,7 @@ class JobService:
                 code="idempotency_key_reused",
                 param="Idempotency-Key",
             )
-        if first["status"] is None:
-            raise Conflict(
-                "The first request with this Idempotency-Key is still being answered.",
-                code="idempotency_key_in_flight",
-                headers={"Retry-After": "1"},
-            )
-        return Replay(first["status"], first["body"])
+        return first
 
     async def _recipe(self, caller: Principal, body: JobCreate) -> dict[str, Any]:
         """The columns that say what to draw; BadRequest when the model cannot."""

@@ -24,6 +24,10 @@ READ_COLUMNS = f"""
   ) end as queue_position
 """
 
+RESERVE = """
+select private.reserve_job(%(wanted)s, %(credential)s, %(sha256)s, %(retry)s, %(window_seconds)s) as id
+"""
+
 CREATE = f"""
 with reserved as (
   insert into private.idempotency_keys (user_id, key, request_sha256, job_id)
@@ -31,6 +35,12 @@ with reserved as (
   where %(idempotency_key)s::text is not null
   on conflict (user_id, key) do nothing
   returning job_id
+),
+remembered as (
+  insert into private.submissions (job_id, credential, request_sha256)
+  select %(id)s, %(credential)s, %(request_sha256)s
+  where %(idempotency_key)s::text is null and %(credential)s::text is not null
+  on conflict (job_id) do nothing
 )
 insert into public.generation_jobs as j (
   id, user_id, retry_of, task, priority, prompt_input, prompt_enhanced, prompt_final, prompt_negative,
@@ -43,6 +53,7 @@ select
   %(width)s, %(height)s, %(num_images)s, %(seed)s, %(params)s, %(loras)s, %(references)s, %(visibility)s,
   %(metadata)s, %(estimated_usd_micros)s, %(steps)s, now() + make_interval(secs => %(expires_in_seconds)s)
 where %(idempotency_key)s::text is null or exists (select from reserved)
+on conflict (id) do nothing
 returning {JOB_COLUMNS}, '[]'::jsonb as images, null::bigint as queue_position
 """
 
@@ -285,5 +296,6 @@ where job_id = %(job_id)s and seq = %(seq)s and attempt = %(attempt)s
 PRUNE = (
     "delete from private.webhook_inbox where received_at < now() - interval '30 days'",
     "delete from private.idempotency_keys where created_at < now() - interval '24 hours'",
+    "delete from private.submissions where created_at < now() - interval '1 hour'",
     "delete from private.job_events where created_at < now() - interval '24 hours'",
 )

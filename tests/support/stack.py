@@ -211,6 +211,9 @@ class User:
 class Stack:
     """A gateway in this process, a GPU service in another, and a user of both."""
 
+    app: FastAPI | None = None
+    """The gateway, where it runs in this process."""
+
     def __init__(self, admin_url: str, folder: Path, gpu: Process, url: str) -> None:
         self.admin_url = admin_url
         self.folder = folder
@@ -249,6 +252,8 @@ async def stack(
     app = create_app(gateway_settings(admin_url, folder, port, f"http://127.0.0.1:{gpu_port}", **overrides))
     try:
         async with serve(app, port) as url:
-            yield Stack(admin_url, folder, service, url)
+            running = Stack(admin_url, folder, service, url)
+            running.app = app
+            yield running
     finally:
         await asyncio.to_thread(service.stop)
