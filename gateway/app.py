@@ -28,12 +28,11 @@ from gateway.jobs.service import JobService
 from gateway.jobs.steps import Steps
 from gateway.outside import Outside
 from gateway.prompts import styles
-from gateway.storage import LocalBucket
+from gateway.storage import routes as storage_routes
+from gateway.storage.buckets import open_buckets
 from gateway.worker import Worker, new_name
 
 log = structlog.get_logger()
-
-DESIGNS = "generated-designs"
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -57,6 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(styles.open_router)
     app.include_router(images.router)
     app.include_router(images.open_router)
+    app.include_router(storage_routes.router)
     app.add_api_route("/healthz", healthz, tags=["operations"])
     app.add_api_route("/readyz", readyz, tags=["operations"])
     app.include_router(studio.router)
@@ -68,18 +68,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     name = new_name()
-    bucket = LocalBucket(
-        settings.data / "buckets",
-        name=DESIGNS,
-        signing_key=settings.url_signing_key.get_secret_value(),
-        base_url=settings.public_url,
-    )
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(Database(settings))
+        buckets = await stack.enter_async_context(open_buckets(settings))
         gpu = await stack.enter_async_context(GpuClient(settings))
         hub = await stack.enter_async_context(EventHub(db))
         jobs = Jobs(db)
-        steps = Steps(jobs, gpu, bucket, settings, name)
+        steps = Steps(jobs, gpu, buckets, settings, name)
         worker = await stack.enter_async_context(Worker(name, jobs, steps, hub, settings))
 
         async def on_callback(job: ClaimedJob | None) -> None:
@@ -87,13 +82,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             if job is not None:
                 worker.settle(job)
 
-        app.state.db, app.state.gpu, app.state.bucket = db, gpu, bucket
+        app.state.db, app.state.gpu, app.state.buckets = db, gpu, buckets
         app.state.outside = Outside(allow_private=settings.allow_private_urls)
         app.state.authenticator = Authenticator(db)
         app.state.callbacks = Callbacks(jobs, settings, name)
         app.state.on_callback = on_callback
-        app.state.renderer = Renderer(settings.public_url, bucket)
-        app.state.images = Images(db, bucket)
+        app.state.renderer = Renderer(settings.public_url, buckets)
+        app.state.images = Images(db, buckets)
         app.state.jobs = JobService(
             jobs, gpu, hub, settings, on_created=worker.wake, on_canceled=worker.sweep
         )
@@ -127,7 +122,8 @@ async def _database(app: FastAPI) -> None:
 
 
 async def _bucket(app: FastAPI) -> None:
-    await app.state.bucket.check()
+    for bucket in app.state.buckets.values():
+        await bucket.check()
 
 
 async def _gpu_service(app: FastAPI) -> None:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import PayloadTooLarge, problem
 from gateway.logs import REQUEST_ID
+from gateway.storage import LIMIT_BYTES
 
 log = structlog.get_logger()
 
@@ -35,7 +36,7 @@ class Intake:
         headers = Headers(scope=scope)
         request_id = _request_id(headers.get("x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id
-        limit = _limit(headers)
+        limit = _limit(scope, headers)
         answer = _Answer(send, request_id)
         started = time.perf_counter()
         REQUEST_ID.set(request_id)
@@ -82,7 +83,9 @@ def _request_id(wanted: str | None) -> str:
     return wanted if wanted and _REQUEST_ID.fullmatch(wanted) else uuid.uuid4().hex
 
 
-def _limit(headers: Headers) -> int:
+def _limit(scope: Scope, headers: Headers) -> int:
+    if scope["method"] == "PUT" and scope["path"].startswith("/files/"):
+        return max(LIMIT_BYTES.values())  # the signed address itself says how much it takes
     multipart = headers.get("content-type", "").startswith("multipart/")
     return MULTIPART_LIMIT_BYTES if multipart else JSON_LIMIT_BYTES
 

@@ -19,7 +19,7 @@ from gateway.db import Database
 from gateway.errors import NotFound
 from gateway.jobs import schemas
 from gateway.jobs.rendering import Renderer
-from gateway.storage import Bucket, LocalBucket, ObjectMissing
+from gateway.storage import Buckets, ObjectMissing
 
 THUMBNAIL_PIXELS = 384
 """Longest side of a thumbnail."""
@@ -54,9 +54,9 @@ class ImageList(BaseModel):
 class Images:
     """Looks pictures up as their owner, or as anybody where they are public."""
 
-    def __init__(self, db: Database, bucket: Bucket) -> None:
+    def __init__(self, db: Database, buckets: Buckets) -> None:
         self._db = db
-        self._bucket = bucket
+        self._buckets = buckets
 
     async def get(self, caller: Principal, image_id: UUID) -> DictRow:
         async with self._db.as_user(caller) as connection:
@@ -71,16 +71,16 @@ class Images:
             return await (await connection.execute(LIST, filters)).fetchall()
 
     async def content(self, row: DictRow) -> bytes:
-        return await self._bucket.get(row["key"])
+        return await self._buckets[row["bucket"]].get(row["key"])
 
     async def thumbnail(self, row: DictRow) -> bytes:
         """WebP, made when it is first asked for and kept beside the picture."""
-        key = f"{row['key']}.thumbnail.webp"
+        bucket, key = self._buckets[row["bucket"]], f"{row['key']}.thumbnail.webp"
         try:
-            return await self._bucket.get(key)
+            return await bucket.get(key)
         except ObjectMissing:
-            small = await asyncio.to_thread(shrink, await self._bucket.get(row["key"]))
-            await self._bucket.put(key, small, "image/webp")
+            small = await asyncio.to_thread(shrink, await bucket.get(row["key"]))
+            await bucket.put(key, small, "image/webp")
             return small
 
 
@@ -118,7 +118,7 @@ async def list_images(
     """The caller's pictures, newest first."""
     filters = {"job_id": job_id, "kind": kind, "after": after, "limit": limit + 1}
     rows = await service.page(caller, filters)
-    data = [render.image(row) for row in rows[:limit]]
+    data = await render.images(rows[:limit])
     return ImageList(
         data=data,
         has_more=len(rows) > limit,
@@ -130,7 +130,7 @@ async def list_images(
 @router.get("/v1/images/{image_id}")
 async def get_image(image_id: UUID, caller: Reader, service: Service, render: Render) -> schemas.Image:
     """One picture and its addresses."""
-    return render.image(await service.get(caller, image_id))
+    return await render.image(await service.get(caller, image_id))
 
 
 @router.get("/v1/images/{image_id}/content", response_class=Response)
@@ -161,19 +161,6 @@ async def public_picture(image_id: UUID, extension: str, request: Request, servi
     return _unchanged(request, row["sha256"], FOREVER) or _picture(
         await service.content(row), row["content_type"], row["sha256"], FOREVER
     )
-
-
-@open_router.get("/files/{bucket}/{key:path}", response_class=Response)
-async def signed_file(bucket: str, key: str, request: Request, expires: int, signature: str) -> Response:
-    """An object of the local bucket, at an address that the bucket signed."""
-    local: LocalBucket = request.app.state.bucket
-    if bucket != local.name or not local.accepts(key, expires, signature):
-        raise NotFound("This address is not valid, or no longer.")
-    try:
-        info, content = await local.stat(key), await local.get(key)
-    except ObjectMissing:
-        raise NotFound("This address is not valid, or no longer.") from None
-    return _picture(content, info.content_type, None, "private, no-store")
 
 
 def _found(row: DictRow | None, image_id: UUID) -> DictRow:

@@ -119,3 +119,14 @@ async def test_a_retry_brings_the_same_pictures(studio: Stack, red: dict[str, An
     again = (await studio.user.http.post(f"/v1/jobs/{job['id']}/retry")).json()
     ended = await studio.user.ended(again["id"])
     assert (ended["status"], ended["params"]["references"]) == ("completed", job["params"]["references"])
+
+
+async def test_a_job_whose_picture_has_gone_fails_before_the_gpu(studio: Stack) -> None:
+    drawn = (await studio.user.create(prompt=RED, seed=8, size="384x384", wait=60))["images"][0]
+    (row,) = studio.rows("select key from public.generated_assets where id = %s", drawn["id"])
+    (studio.folder / "buckets" / "generated-designs" / row["key"]).unlink()
+    job = await studio.user.create(
+        prompt="make it green", references=[{"image_id": drawn["id"]}], visibility="private", wait=60
+    )
+    assert (job["status"], job["error"]["code"]) == ("failed", "reference_deleted")
+    assert job["cost"]["usd_micros"] == 0

@@ -103,6 +103,7 @@ class Fail:
 Move = Wait | Requeue | Settle | Fail
 
 EXPIRED = Fail("expired", "The job did not finish before its deadline.", retryable=True)
+SOURCE_GONE = Fail("reference_deleted", "A picture that the job draws from was deleted.", retryable=False)
 LOST = Fail("call_lost", "The GPU service lost the call after it had started to draw.", retryable=True)
 
 

@@ -1,25 +1,74 @@
 """Rows as the API shows them."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import structlog
 
 from gateway.jobs import schemas
 from gateway.jobs.lifecycle import TERMINAL
-from gateway.storage import Bucket
+from gateway.storage import Buckets, StorageError
 from modal_app import catalog
+
+log = structlog.get_logger()
 
 SIGNED_SECONDS = 900
 """How long the address of a private picture works."""
 
+Row = Mapping[str, Any]
+Addresses = Mapping[tuple[str, str], str]
+"""Signed addresses by bucket and key."""
+
 
 class Renderer:
-    """Turns rows into answers; knows where this gateway and its bucket are reached."""
+    """Turns rows into answers; knows where this gateway and its buckets are reached.
 
-    def __init__(self, public_url: str, bucket: Bucket) -> None:
+    The private pictures of a whole answer are signed in one call for each bucket; public ones need none.
+    """
+
+    def __init__(self, public_url: str, buckets: Buckets) -> None:
         self._public_url = public_url
-        self._bucket = bucket
+        self._buckets = buckets
 
-    def job(self, row: Mapping[str, Any]) -> schemas.Job:
+    async def job(self, row: Row) -> schemas.Job:
+        return (await self.jobs([row]))[0]
+
+    async def jobs(self, rows: Sequence[Row]) -> list[schemas.Job]:
+        signed = await self._signed(asset for row in rows for asset in row["images"])
+        return [self._job(row, signed) for row in rows]
+
+    async def image(self, asset: Row) -> schemas.Image:
+        return (await self.images([asset]))[0]
+
+    async def images(self, assets: Sequence[Row]) -> list[schemas.Image]:
+        signed = await self._signed(assets)
+        return [self._image(asset, signed) for asset in assets]
+
+    async def result_url(self, row: Row) -> str | None:
+        """Where the first picture is, for the compatibility paths."""
+        return (await self.image(row["images"][0])).url if row["images"] else None
+
+    async def _signed(self, assets: Iterable[Row]) -> Addresses:
+        """Addresses of those that are private.
+
+        A bucket that cannot sign right now costs no answer: `_image` has an address to stand in.
+        """
+        keys: defaultdict[str, list[str]] = defaultdict(list)
+        for asset in assets:
+            if asset["visibility"] != "public":
+                keys[asset["bucket"]].append(asset["key"])
+        signed: dict[tuple[str, str], str] = {}
+        for name, wanted in keys.items():
+            try:
+                found = await self._buckets[name].sign_get(wanted, SIGNED_SECONDS)
+            except StorageError as error:
+                log.warning("pictures_not_signed", bucket=name, count=len(wanted), error=str(error))
+            else:
+                signed |= {(name, key): address for key, address in found.items()}
+        return signed
+
+    def _job(self, row: Row, signed: Addresses) -> schemas.Job:
         ended = row["status"] in TERMINAL
         return schemas.Job(
             **{name: row[name] for name in _SAME},
@@ -28,25 +77,26 @@ class Renderer:
             poll_after_ms=schemas.POLL_AFTER_MS,
             prompt=_prompt(row),
             params=_params(row),
-            images=[self.image(asset) for asset in row["images"]],
+            images=[self._image(asset, signed) for asset in row["images"]],
             error=_error(row),
             cost=_cost(row),
             timing=_timing(row),
         )
 
-    def image(self, asset: Mapping[str, Any]) -> schemas.Image:
-        extension = asset["key"].rpartition(".")[2]
-        page = f"{self._public_url}/images/{asset['id']}"
-        public = asset["visibility"] == "public"
+    def _image(self, asset: Row, signed: Addresses) -> schemas.Image:
+        page = f"{self._public_url}/v1/images/{asset['id']}"
         return schemas.Image(
             **{name: asset[name] for name in schemas.Image.model_fields if name in asset},
-            url=f"{page}.{extension}" if public else self._bucket.sign_get(asset["key"], SIGNED_SECONDS),
-            thumbnail_url=f"{self._public_url}/v1/images/{asset['id']}/thumbnail",
+            url=self._address(asset, signed) or f"{page}/content",
+            thumbnail_url=f"{page}/thumbnail",
         )
 
-    def result_url(self, row: Mapping[str, Any]) -> str | None:
-        """Where the first picture is, for the compatibility paths."""
-        return self.image(row["images"][0]).url if row["images"] else None
+    def _address(self, asset: Row, signed: Addresses) -> str | None:
+        """An address that needs no credential; None where the bucket signed none."""
+        if asset["visibility"] != "public":
+            return signed.get((asset["bucket"], asset["key"]))
+        extension = asset["key"].rpartition(".")[2]
+        return f"{self._public_url}/images/{asset['id']}.{extension}"
 
 
 _SAME = (

@@ -11,6 +11,7 @@ from gateway.db import Database
 from gateway.jobs import statements as sql
 from gateway.jobs.lifecycle import ClaimedJob, Fail, Requeue
 from gateway.jobs.submission import RETRY_WINDOW_SECONDS
+from gateway.storage import DESIGNS
 from modal_app.contract import Call, ImageRequest
 
 
@@ -59,12 +60,12 @@ class Jobs:
         return await self._db.all(sql.CALLS, {"job_id": job_id, "user_id": principal.user_id})
 
     async def pictures(self, principal: Principal, ids: list[UUID]) -> dict[UUID, dict[str, str]]:
-        """Key and hash of each of the caller's pictures, by its id."""
+        """Bucket, key and hash of each of the caller's pictures, by its id."""
         if not ids:
             return {}
         async with self._db.as_user(principal) as connection:
             rows = await (await connection.execute(sql.PICTURES.encode(), {"ids": ids})).fetchall()
-        return {row["id"]: {"key": row["key"], "sha256": row["sha256"]} for row in rows}
+        return {row["id"]: {name: row[name] for name in ("bucket", "key", "sha256")} for row in rows}
 
     async def cancel(self, principal: Principal, job_id: UUID) -> DictRow | None:
         """The id of the call to cancel, in a row; None when the job is not the caller's or has ended."""
@@ -186,9 +187,9 @@ def _as_claimed(rows: list[DictRow]) -> list[ClaimedJob]:
 
 
 def image_request(row: DictRow) -> dict[str, Any]:
-    """The request of task ``image`` that a job's row describes; its files are named by their keys."""
+    """The request of task ``image`` that a job's row describes; its files are named ``bucket/key``."""
     named = ("model", "width", "height", "num_images", "seed")
-    uses = [{"url": use["key"], **use} for use in row["references"]]
+    uses = [{**use, "url": f"{use.get('bucket', DESIGNS)}/{use['key']}"} for use in row["references"]]
     request = ImageRequest.model_validate(
         {
             **{name: row[name] for name in named},

@@ -75,7 +75,7 @@ async def list_jobs(
     """The caller's jobs, newest first. `metadata.<key>=<value>` filters by what was sent along."""
     filters = {"status": status, "model": model, "style": style, "parent_id": parent_id, "after": after}
     rows = await service.page(caller, {**filters, "metadata": _metadata(request), "limit": limit + 1})
-    data = [render.job(row) for row in rows[:limit]]
+    data = await render.jobs(rows[:limit])
     return schemas.JobList(
         data=data,
         has_more=len(rows) > limit,
@@ -90,7 +90,7 @@ async def get_job(
 ) -> Response:
     """One job. Supports `ETag` and `If-None-Match`."""
     row = await service.get(caller, job_id)
-    return _cached(request, row) or _answer(render.job(row), row)
+    return _cached(request, row) or _answer(await render.job(row), row)
 
 
 @router.get("/v1/jobs/{job_id}/calls", response_model=schemas.CallList)
@@ -103,7 +103,7 @@ async def list_calls(job_id: UUID, caller: Reader, service: Service) -> schemas.
 @router.post("/v1/jobs/{job_id}/cancel", response_model=schemas.Job)
 async def cancel_job(job_id: UUID, caller: Generator, service: Service, render: Render) -> schemas.Job:
     """Stop a job before its next denoising step. A job that has ended stays as it is."""
-    return render.job(await service.cancel(caller, job_id))
+    return await render.job(await service.cancel(caller, job_id))
 
 
 @router.post("/v1/jobs/{job_id}/retry", status_code=202, response_model=schemas.Job)
@@ -158,7 +158,7 @@ async def compat_status(
     short = schemas.CompatJobStatus(
         jobId=row["id"],
         status=row["status"],
-        result_url=render.result_url(row),
+        result_url=await render.result_url(row),
         error_message=row["error_message"],
         processing_time_ms=row["processing_time_ms"],
     )
@@ -206,7 +206,7 @@ async def _after_waiting(
     if seconds:
         row = await service.wait(caller, row["id"], seconds)
     ended = row["status"] in TERMINAL
-    answer = _answer(render.job(row), row, status=200 if ended else 202)
+    answer = _answer(await render.job(row), row, status=200 if ended else 202)
     answer.headers["Location"] = f"/v1/jobs/{row['id']}"
     if seconds:
         answer.headers["Preference-Applied"] = f"wait={seconds}"
@@ -260,7 +260,8 @@ def _event_stream(
 
     async def events() -> AsyncIterator[ServerSentEvent]:
         async for event_id, event, row in service.stream(caller, job_id, after):
-            yield ServerSentEvent(render.job(row).model_dump_json(), event=event, id=str(event_id))
+            shown = await render.job(row)
+            yield ServerSentEvent(shown.model_dump_json(), event=event, id=str(event_id))
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return EventSourceResponse(events(), ping=HEARTBEAT_SECONDS, headers=headers)

@@ -110,7 +110,7 @@ returning j.*, j.expires_at <= now() as expired
 """
 
 PICTURES = """
-select id, key, sha256 from public.generated_assets
+select id, bucket, key, sha256 from public.generated_assets
 where id = any(%(ids)s) and user_id = (select auth.uid()) and deleted_at is null
 """
 

@@ -6,6 +6,7 @@ from the row, and the row moves only through the repository's fenced statements.
 
 import hashlib
 import io
+from collections import defaultdict
 from contextlib import suppress
 from typing import Any
 
@@ -18,7 +19,7 @@ from gateway.gpu import CallUnknown, GpuBusy, GpuClient, GpuError, GpuRefused
 from gateway.jobs import lifecycle
 from gateway.jobs.lifecycle import ClaimedJob, Fail, Move, Requeue, Settle, Step, Wait
 from gateway.jobs.repository import Jobs
-from gateway.storage import Bucket, StorageError
+from gateway.storage import DESIGNS, Buckets, StorageError
 from gateway.usage import usd_micros
 from modal_app.contract import ENDED, Call, ImageResult, PictureInfo
 
@@ -30,17 +31,25 @@ SOURCE_SECONDS = 3600
 """How long the GPU service may take until it fetches a file: a queue, and the start of a GPU."""
 
 
+SOURCES = ("references", "mask")
+"""Fields of a request that name files, each as ``bucket/key``."""
+
+
 class BadPicture(Exception):
     """The bytes are not what the manifest says."""
+
+
+class SourceGone(Exception):
+    """A file that the job draws from is no longer in its bucket."""
 
 
 class Steps:
     """The steps of one worker, who signs its leases with ``worker``."""
 
-    def __init__(self, jobs: Jobs, gpu: GpuClient, bucket: Bucket, settings: Settings, worker: str) -> None:
+    def __init__(self, jobs: Jobs, gpu: GpuClient, buckets: Buckets, settings: Settings, worker: str) -> None:
         self._jobs = jobs
         self._gpu = gpu
-        self._bucket = bucket
+        self._buckets = buckets
         self._settings = settings
         self._worker = worker
 
@@ -95,32 +104,56 @@ class Steps:
 
     async def _dispatch(self, job: ClaimedJob) -> bool:
         try:
-            call_id = await self._gpu.submit(job.key, job.task, self._signed(job.request))
+            signed = await self._signed(job.request)
+            call_id = await self._gpu.submit(job.key, job.task, signed)
+        except SourceGone as gone:
+            log.warning("source_gone", job_id=str(job.id), source=str(gone))
+            return await self._jobs.fail(job, lifecycle.SOURCE_GONE)
         except GpuBusy as busy:
             await self._jobs.requeue(job, Requeue(busy.retry_after), failed=False)
         except GpuRefused as refused:
             return await self._move(job, lifecycle.after_refusal(str(refused)))
-        except GpuError as error:
-            log.warning("gpu_unreachable", job_id=str(job.id), error=str(error))
+        except (GpuError, StorageError) as error:
+            log.warning("not_submitted", job_id=str(job.id), error=str(error))
             return await self._move(job, lifecycle.after_failed_submit(job))
         else:
             patience = self._settings.webhook_patience_seconds
             await self._jobs.record_dispatched(job, call_id, job.request, patience)
         return False
 
-    def _signed(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The request as it is sent: files by an address that works for a while, which no row keeps."""
+    async def _signed(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The request as it is sent: files by an address that works for a while, which no row keeps.
+
+        SourceGone when a file is no longer there.
+        """
+        addresses = await self._addresses([use["url"] for use in _sources(request)])
+
+        def with_address(use: dict[str, Any]) -> dict[str, Any]:
+            return {**use, "url": addresses[use["url"]]}
+
         signed = dict(request)
-        for name in ("references", "mask"):
+        for name in SOURCES:
             uses = request.get(name)
             if isinstance(uses, list):
-                signed[name] = [self._with_address(use) for use in uses]
+                signed[name] = [with_address(use) for use in uses]
             elif uses:
-                signed[name] = self._with_address(uses)
+                signed[name] = with_address(uses)
         return signed
 
-    def _with_address(self, use: dict[str, Any]) -> dict[str, Any]:
-        return {**use, "url": self._bucket.sign_get(use["url"], SOURCE_SECONDS)}
+    async def _addresses(self, places: list[str]) -> dict[str, str]:
+        """A signed address for each ``bucket/key``."""
+        keys: defaultdict[str, list[str]] = defaultdict(list)
+        for place in places:
+            bucket, _, key = place.partition("/")
+            keys[bucket].append(key)
+        addresses: dict[str, str] = {}
+        for bucket, wanted in keys.items():
+            signed = await self._buckets[bucket].sign_get(wanted, SOURCE_SECONDS)
+            addresses |= {f"{bucket}/{key}": address for key, address in signed.items()}
+        for place in places:
+            if place not in addresses:
+                raise SourceGone(place)
+        return addresses
 
     async def _ask(self, job: ClaimedJob) -> bool:
         """The webhook is late: the call is the truth."""
@@ -160,7 +193,9 @@ class Steps:
                 return await self._move(job, move)
         if over:
             with suppress(StorageError, OSError):
-                await self._bucket.delete(lifecycle.object_key(job, picture) for picture in result.images)
+                await self._buckets[DESIGNS].delete(
+                    lifecycle.object_key(job, picture) for picture in result.images
+                )
         return over and isinstance(move, Fail)
 
     async def _record(self, key: tuple[Any, int, int], call: Call) -> ClaimedJob | None:
@@ -181,7 +216,7 @@ class Steps:
         content = await self._gpu.picture(call.call_id, picture.n)
         check_picture(content, picture)  # a hash and a header: less than a hop to a thread costs
         key = lifecycle.object_key(job, picture)
-        await self._bucket.put(key, content, picture.content_type)
+        await self._buckets[DESIGNS].put(key, content, picture.content_type)
         return {"id": str(lifecycle.image_id(job, picture.n)), "key": key, **picture.model_dump()}
 
 
@@ -196,6 +231,14 @@ def check_picture(content: bytes, picture: PictureInfo) -> None:
         raise BadPicture(f"picture {picture.n}: not a picture") from error
     if found != (picture.content_type, picture.width, picture.height):
         raise BadPicture(f"picture {picture.n}: is {found}")
+
+
+def _sources(request: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for name in SOURCES:
+        uses = request.get(name) or []
+        found += uses if isinstance(uses, list) else [uses]
+    return found
 
 
 def _extension(asset: dict[str, Any]) -> str:
