@@ -36,6 +36,7 @@ INFRASTRUCTURE = [
     "pictures",
     "postgres",
     "migrate",
+    "safety",
     "http",
     "logs",
 ]

@@ -20,6 +20,7 @@ from gateway.jobs.lifecycle import TERMINAL
 from gateway.jobs.repository import Jobs
 from gateway.jobs.schemas import JobCreate
 from gateway.jobs.submission import Submission
+from gateway.safety import refuse_minors
 from gateway.usage import usd_micros
 from modal_app import catalog
 from modal_app.catalog import Model
@@ -207,7 +208,8 @@ class JobService:
         return first
 
     async def _recipe(self, caller: Principal, body: JobCreate) -> dict[str, Any]:
-        """The columns that say what to draw; BadRequest when the model cannot."""
+        """The columns that say what to draw; BadRequest when the model cannot, or nobody may."""
+        refuse_minors(body.prompt)
         model = await self._model(body)
         recipes.refuse_unsupported(body, model)
         values = recipes.columns(body, model, await self._references(caller, body))

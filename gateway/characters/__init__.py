@@ -1,0 +1,1 @@
+"""Characters: someone who stays the same from picture to picture."""
