@@ -16,7 +16,7 @@ from diffusers import QwenImagePipeline
 from safetensors.torch import load_file, save_file
 
 from modal_app import catalog, engine
-from modal_app.engine.loras import InvalidLora, inspect
+from modal_app.catalog.loras import InvalidLora, inspect
 from modal_app.engine.loras.attach import (
     HookBackend,
     LoraBackend,

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from modal_app import catalog
 from modal_app import engine as engines
 from modal_app.catalog import Model
+from modal_app.catalog.loras import InvalidLora
 from modal_app.contract import ImageRequest, ProfileRequest
 from modal_app.engine import Canceled, Drawing, UnsupportedParameter, qwen21
 from modal_app.engine.inputs import InvalidPicture
-from modal_app.engine.loras.invalid import InvalidLora
 from tests.modal_app import random_qwen21
 from tests.modal_app.conftest import kept
 

@@ -1,13 +1,8 @@
-"""LoRA files: told apart by their header alone, then attached to a loaded pipeline for one run.
+"""LoRAs attached to a loaded pipeline for one run: ``with attached(backend, uses)``.
 
-    inspect        what a file is, from its safetensors header; no tensor is read, no torch is imported
-    check_family   whether it fits the models of a ``lora_group``
-    attach         ``with attached(backend, uses)``: two ways to attach behind one interface; imports torch
-
-Importing this package imports no torch: the service refuses a file before a model is loaded.
+What a file is stands in ``modal_app.catalog.loras``.
 """
 
-from modal_app.engine.loras.files import KeyFormat, LoraFile, check_family, inspect
-from modal_app.engine.loras.invalid import InvalidLora
+from modal_app.engine.loras.unusable import UnusableLora
 
-__all__ = ["InvalidLora", "KeyFormat", "LoraFile", "check_family", "inspect"]
+__all__ = ["UnusableLora"]

@@ -64,7 +64,7 @@ def backend_for(pipeline: Any, state_dicts: StateDicts = _OF_THE_PROCESS) -> Lor
 def attached(backend: LoraBackend, uses: Iterable[Use]) -> Iterator[None]:
     """The LoRAs act inside, in whatever order they were named; after it, however it ends, none does.
 
-    InvalidLora when a file does not load or fit.  Other errors are those of the body, as they are.
+    UnusableLora when a file does not load or fit.  Other errors are those of the body, as they are.
     """
     try:
         with refusals():

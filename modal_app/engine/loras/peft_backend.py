@@ -78,7 +78,7 @@ def _adapter_name(sha256: str) -> str:
 def fuse(pipeline: Any, path: Path, scale: float = 1.0) -> None:
     """Add a LoRA to the weights themselves, for good: one that is part of a model's row, such as Lightning.
 
-    To be called while loading, before a backend is made: after InvalidLora the pipeline may be half fused.
+    To be called while loading, before a backend is made: after UnusableLora the pipeline may be half fused.
     """
     with refusals():
         state_dict = read(pipeline, path)

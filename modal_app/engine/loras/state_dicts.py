@@ -16,9 +16,9 @@ from diffusers.utils import convert_state_dict_to_peft, convert_unet_state_dict_
 from diffusers.utils.state_dict_utils import StateDictType
 from safetensors.torch import load_file
 
-from modal_app.engine.loras.files import LoraModule, read_modules
-from modal_app.engine.loras.header import read_header
-from modal_app.engine.loras.invalid import InvalidLora
+from modal_app.catalog.loras.files import LoraModule, read_modules
+from modal_app.catalog.loras.header import read_header
+from modal_app.engine.loras.unusable import UnusableLora
 
 StateDict = dict[str, torch.Tensor]
 
@@ -39,7 +39,7 @@ class StateDicts:
         self._kept: OrderedDict[tuple[str, str], StateDict] = OrderedDict()
 
     def get(self, pipeline: Any, sha256: str, path: Path) -> StateDict:
-        """The state dict of the file, read when it is not kept; InvalidLora as ``read``."""
+        """The state dict of the file, read when it is not kept; UnusableLora as ``read``."""
         # Pipelines of one family share the converter, and with it the result.
         key = (type(pipeline).lora_state_dict.__qualname__, sha256)
         if key not in self._kept:
@@ -56,7 +56,7 @@ class StateDicts:
 
 
 def read(pipeline: Any, path: Path) -> StateDict:
-    """Read and convert a file; InvalidLora when it does not fit the pipeline layer by layer."""
+    """Read and convert a file; UnusableLora when it does not fit the pipeline layer by layer."""
     with refusals():
         modules = read_modules(read_header(path))
         tensors = load_file(path)
@@ -76,13 +76,13 @@ def denoiser_name(pipeline: Any) -> str:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """A library's error about a file becomes InvalidLora; running out of memory is no fault of the file."""
+    """A library's error about a file becomes UnusableLora; running out of memory is no fault of the file."""
     try:
         yield
-    except (InvalidLora, MemoryError, torch.OutOfMemoryError):
+    except (UnusableLora, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise InvalidLora("not_loadable", f"this LoRA does not load: {type(error).__name__}") from error
+        raise UnusableLora("not_loadable", f"this LoRA does not load: {type(error).__name__}") from error
 
 
 # ---------------------------------------------------------------- names and alpha
@@ -117,7 +117,7 @@ def _scaled(module: LoraModule, tensors: StateDict) -> tuple[torch.Tensor, torch
     alpha = float(tensors[module.keys["alpha"]]) if "alpha" in module.keys else module.alpha
     scale = 1.0 if alpha is None else alpha / down.shape[0]
     if not (math.isfinite(scale) and down.isfinite().all() and up.isfinite().all()):
-        raise InvalidLora("not_finite", "this LoRA holds numbers that are not finite; its training failed")
+        raise UnusableLora("not_finite", "this LoRA holds numbers that are not finite; its training failed")
     if scale == 1.0:
         return down, up
     share = 2.0 ** round(math.log2(abs(scale)) / 2) if scale else 1.0  # a power of two rounds nothing
@@ -146,7 +146,7 @@ def _converted(pipeline: Any, renamed: StateDict) -> StateDict:
 def _component(pipeline: Any, name: str) -> torch.nn.Module:
     component = getattr(pipeline, name, None) if name in pipeline._lora_loadable_modules else None
     if component is None:
-        raise InvalidLora("unknown_modules", f"this LoRA changes {name[:80]!r}, which the model lacks")
+        raise UnusableLora("unknown_modules", f"this LoRA changes {name[:80]!r}, which the model lacks")
     found: torch.nn.Module = component
     return found
 
@@ -166,12 +166,12 @@ def _peft_names(model: torch.nn.Module, component: str, state_dict: StateDict) -
 def _check_layer(pipeline: Any, key: str, state_dict: StateDict) -> None:
     """Libraries skip a layer that they do not find, or grow the model's own to fit."""
     if not key.endswith((DOWN, UP)):
-        raise InvalidLora("unknown_modules", f"this LoRA changes {key[:80]!r}, which the model lacks")
+        raise UnusableLora("unknown_modules", f"this LoRA changes {key[:80]!r}, which the model lacks")
     stem = key.removesuffix(DOWN).removesuffix(UP)
     component, _, name = stem.partition(".")
     given = (state_dict[stem + DOWN].shape[1], state_dict[stem + UP].shape[0])
     if given != (wanted := _channels(_component(pipeline, component), name)):
-        raise InvalidLora(
+        raise UnusableLora(
             "wrong_shapes",
             f"the layer {name[:80]!r} maps {given[0]} to {given[1]} channels in this LoRA, "
             f"{wanted[0]} to {wanted[1]} in the model",
@@ -188,4 +188,4 @@ def _channels(model: torch.nn.Module, name: str) -> tuple[int, int]:
         return layer.in_features, layer.out_features
     if hasattr(layer, "in_channels"):
         return layer.in_channels, layer.out_channels
-    raise InvalidLora("unknown_modules", f"this LoRA changes the layer {name[:80]!r}, which the model lacks")
+    raise UnusableLora("unknown_modules", f"this LoRA changes the layer {name[:80]!r}, which the model lacks")

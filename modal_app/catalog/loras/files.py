@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from modal_app.catalog import base_model_group
-from modal_app.engine.loras.architecture import group_of
-from modal_app.engine.loras.header import Header, TensorInfo, parse_object, read_header
-from modal_app.engine.loras.invalid import InvalidLora
+from modal_app.catalog.base_models import base_model_group
+from modal_app.catalog.loras.architecture import group_of
+from modal_app.catalog.loras.header import Header, TensorInfo, parse_object, read_header
+from modal_app.catalog.loras.invalid import InvalidLora
 
 KeyFormat = Literal["diffusers", "comfyui", "kohya", "bare"]
 Part = Literal["down", "up", "alpha"]

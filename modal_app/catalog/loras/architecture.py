@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from modal_app.engine.loras.invalid import InvalidLora
+from modal_app.catalog.loras.invalid import InvalidLora
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, tuple[Shape, Shape]]

@@ -1,9 +1,7 @@
 """The one refusal of a LoRA file."""
 
-from modal_app.engine import EngineError
 
-
-class InvalidLora(EngineError):
+class InvalidLora(Exception):
     """A file that is no LoRA the model can take; ``reason`` is stable and for machines.
 
     The file:        not_safetensors, header_too_large, malformed_header, duplicate_key, too_many_tensors,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from modal_app.engine.loras.invalid import InvalidLora
+from modal_app.catalog.loras.invalid import InvalidLora
 
 MAX_HEADER_BYTES = 16 * 2**20
 """Some 130 bytes a tensor make 1 MB for the largest LoRAs; trainers add up to a few MB of metadata.
