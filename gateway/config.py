@@ -23,6 +23,10 @@ class Settings(BaseSettings):
     database_url: SecretStr = SecretStr("")
     database_pool_size: int = 8
 
+    supabase_url: str = ""
+    supabase_secret_key: SecretStr = SecretStr("")
+    supabase_service_role_key: SecretStr = SecretStr("")
+
     modal_generate_endpoint: str = ""
     modal_key: SecretStr = SecretStr("")
     modal_secret: SecretStr = SecretStr("")
@@ -64,6 +68,11 @@ class Settings(BaseSettings):
     def public_url(self) -> str:
         """Where users reach the gateway, without a trailing slash."""
         return (self.site_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+    @property
+    def supabase_key(self) -> SecretStr:
+        """The project's secret key; the legacy service role key where there is none."""
+        return self.supabase_secret_key if _text(self.supabase_secret_key) else self.supabase_service_role_key
 
     @property
     def service_database_url(self) -> str:

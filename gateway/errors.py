@@ -27,6 +27,8 @@ from fastapi.responses import JSONResponse
 from psycopg_pool import PoolTimeout
 from starlette.exceptions import HTTPException
 
+from gateway.storage import StorageError
+
 log = structlog.get_logger()
 
 PROBLEM_JSON = "application/problem+json"
@@ -159,6 +161,16 @@ def install(app: FastAPI) -> None:
             "The database does not answer; nothing was lost.",
             code="database_unavailable",
             headers={"Retry-After": "2"},
+        )
+        return problem(request, gone)
+
+    @app.exception_handler(StorageError)
+    async def bucket_down(request: Request, error: StorageError) -> JSONResponse:
+        log.warning("storage_unavailable", error=str(error))
+        gone = Unavailable(
+            "The bucket does not answer; nothing was lost.",
+            code="storage_unavailable",
+            headers={"Retry-After": "5"},
         )
         return problem(request, gone)
 

@@ -3,15 +3,23 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpx
+
 from gateway.config import Settings
 from gateway.storage import DESIGNS, UPLOADS, Buckets
 from gateway.storage.local import LocalBucket
+from gateway.storage.supabase import TIMEOUT, SupabaseBucket
 
 
 @asynccontextmanager
 async def open_buckets(settings: Settings) -> AsyncIterator[Buckets]:
-    """Every bucket by its name."""
-    yield {name: _local(settings, name) for name in (DESIGNS, UPLOADS)}
+    """Every bucket by its name: of Supabase where a project and its key are set, else of this machine."""
+    url, secret = settings.supabase_url, settings.supabase_key.get_secret_value()
+    if not (url and secret):
+        yield {name: _local(settings, name) for name in (DESIGNS, UPLOADS)}
+        return
+    async with httpx.AsyncClient(timeout=TIMEOUT) as http:
+        yield {name: SupabaseBucket(http, url, secret, name=name) for name in (DESIGNS, UPLOADS)}
 
 
 def _local(settings: Settings, name: str) -> LocalBucket:

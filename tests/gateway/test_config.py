@@ -43,3 +43,14 @@ def test_the_site_address_is_the_listening_one_unless_set() -> None:
 )
 def test_the_second_login_differs_in_its_name_only(url: str, expected: str) -> None:
     assert login_as(url, "gateway_service") == expected
+
+
+@pytest.mark.parametrize(
+    ("secret", "legacy", "used"),
+    [("sb_secret_a", "eyJ", "sb_secret_a"), ("", "eyJ", "eyJ"), ("", "", "")],
+)
+def test_the_legacy_key_of_a_project_stands_in_for_a_missing_secret_key(
+    secret: str, legacy: str, used: str
+) -> None:
+    settings = Settings(_env_file=None, supabase_secret_key=secret, supabase_service_role_key=legacy)
+    assert settings.supabase_key.get_secret_value() == used

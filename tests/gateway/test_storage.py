@@ -15,7 +15,9 @@ from gateway import errors
 from gateway.http import Intake
 from gateway.storage import Bucket, InvalidKey, ObjectExists, ObjectMissing, routes
 from gateway.storage.local import LocalBucket
+from gateway.storage.supabase import SupabaseBucket
 from tests.support.stack import serve
+from tests.support.storage_server import SECRET, StorageServer
 
 KEY = "user/job/1-1-0.png"
 PNG = "image/png"
@@ -39,7 +41,13 @@ async def local(folder: Path) -> AsyncIterator[LocalBucket]:
         yield bucket
 
 
-@pytest_asyncio.fixture(params=[local], ids=lambda make: make.__name__)
+@asynccontextmanager
+async def supabase(folder: Path) -> AsyncIterator[SupabaseBucket]:
+    async with serve(StorageServer()) as url, httpx.AsyncClient() as http:
+        yield SupabaseBucket(http, url, SECRET, name="uploads", backoff=(0.01, 0.01))
+
+
+@pytest_asyncio.fixture(params=[local, supabase], ids=lambda make: make.__name__)
 async def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bucket]:
     async with request.param(tmp_path) as made:
         yield made
