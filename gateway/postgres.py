@@ -37,12 +37,14 @@ class PostgresServer:
     """``with PostgresServer(folder) as server: psycopg.connect(server.url)``; the owner's role is postgres.
 
     A server that somebody else runs on the folder is shared, and left running, unless ``alone`` is asked for.
+    ``programs`` is the folder with another Postgres's programs, to use in place of the wheel's.
     """
 
-    def __init__(self, folder: Path, *, alone: bool = False) -> None:
+    def __init__(self, folder: Path, *, alone: bool = False, programs: Path | None = None) -> None:
         self.folder = folder.resolve()
         self.log = self.folder.with_name(f"{self.folder.name}.log")
         self._alone = alone
+        self._programs = programs
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
         self._sockets = self.folder
@@ -92,13 +94,13 @@ class PostgresServer:
         assert self._lock is not None
         owner = _owner(self.folder)
         if not self.folder.exists():
-            _initialize(self.folder, owner)
+            _initialize(self.folder, owner, self._program("initdb"))
         self._sockets = _socket_folder(self.folder, owner)
         for left in (self.folder / "postmaster.pid", self._sockets / ".s.PGSQL.5432.lock"):
             left.unlink(missing_ok=True)  # a killed server's, which our lock says is gone
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*_as_user(owner), _binary("postgres"), "-D", self.folder, "-k", self._sockets, "-h", ""],
+                [*_as_user(owner), self._program("postgres"), "-D", self.folder, "-k", self._sockets, "-h", ""],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for whoever started it
@@ -108,6 +110,9 @@ class PostgresServer:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise ConfigurationError(f"Postgres did not start:\n{_last_lines(self.log)}")
             time.sleep(0.05)
+
+    def _program(self, name: str) -> str:
+        return str(self._programs / name) if self._programs else _binary(name)
 
     def _answers(self) -> bool:
         with contextlib.suppress(psycopg.OperationalError):
@@ -129,7 +134,7 @@ class PostgresServer:
             self._lock.close()
 
 
-def _initialize(folder: Path, owner: int) -> None:
+def _initialize(folder: Path, owner: int, initdb: str) -> None:
     """A new cluster; it gets its name when it is complete."""
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -137,7 +142,7 @@ def _initialize(folder: Path, owner: int) -> None:
     if owner != os.geteuid():
         os.chown(part, owner, -1)
     options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale"]
-    command = [*_as_user(owner), _binary("initdb"), *options, "-D", str(part)]
+    command = [*_as_user(owner), initdb, *options, "-D", str(part)]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         raise ConfigurationError(f"Postgres could not set up {folder}:\n{made.stderr.strip()}")
