@@ -100,7 +100,16 @@ class PostgresServer:
             left.unlink(missing_ok=True)  # a killed server's, which our lock says is gone
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*_as_user(owner), self._program("postgres"), "-D", self.folder, "-k", self._sockets, "-h", ""],
+                [
+                    *_as_user(owner),
+                    self._program("postgres"),
+                    "-D",
+                    self.folder,
+                    "-k",
+                    self._sockets,
+                    "-h",
+                    "",
+                ],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for whoever started it
