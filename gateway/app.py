@@ -21,7 +21,11 @@ from gateway.http import Intake
 from gateway.images import Images
 from gateway.jobs import routes as jobs_routes
 from gateway.jobs.callbacks import Callbacks
+from gateway.jobs.image_plan import ImagePlan
+from gateway.jobs.language_plan import TASKS as LANGUAGE_TASKS
+from gateway.jobs.language_plan import LanguagePlan
 from gateway.jobs.lifecycle import ClaimedJob
+from gateway.jobs.plans import Plan
 from gateway.jobs.rendering import Renderer
 from gateway.jobs.repository import Jobs
 from gateway.jobs.service import JobService
@@ -73,8 +77,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         buckets = await stack.enter_async_context(open_buckets(settings))
         gpu = await stack.enter_async_context(GpuClient(settings))
         hub = await stack.enter_async_context(EventHub(db))
-        jobs = Jobs(db)
-        steps = Steps(jobs, gpu, buckets, settings, name)
+        plans: dict[str, Plan] = {"image": ImagePlan(), **dict.fromkeys(LANGUAGE_TASKS, LanguagePlan())}
+        jobs = Jobs(db, plans)
+        steps = Steps(jobs, gpu, buckets, settings, name, plans)
         worker = await stack.enter_async_context(Worker(name, jobs, steps, hub, settings))
 
         async def on_callback(job: ClaimedJob | None) -> None:
@@ -87,7 +92,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.authenticator = Authenticator(db)
         app.state.callbacks = Callbacks(jobs, settings, name)
         app.state.on_callback = on_callback
-        app.state.renderer = Renderer(settings.public_url, buckets)
+        app.state.renderer = Renderer(settings.public_url, buckets, plans)
         app.state.images = Images(db, buckets)
         app.state.jobs = JobService(
             jobs, gpu, hub, settings, on_created=worker.wake, on_canceled=worker.sweep

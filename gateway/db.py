@@ -57,6 +57,12 @@ class Database:
         async with self._service.connection() as connection:
             yield connection
 
+    @asynccontextmanager
+    async def service_transaction(self) -> AsyncIterator[Connection]:
+        """One transaction of the service, for several statements that count together or not at all."""
+        async with self.as_service() as connection, connection.transaction():
+            yield connection
+
     async def one(self, sql: str, parameters: dict[str, Any]) -> DictRow | None:
         """The first row of one statement of the service, or None."""
         async with self.as_service() as connection:

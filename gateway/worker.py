@@ -13,6 +13,7 @@ from contextlib import suppress
 
 import psycopg
 import structlog
+from psycopg.rows import DictRow
 from psycopg_pool import PoolTimeout
 
 from gateway.config import Settings
@@ -21,9 +22,12 @@ from gateway.jobs import lifecycle
 from gateway.jobs.lifecycle import ClaimedJob
 from gateway.jobs.repository import Jobs
 from gateway.jobs.steps import Steps
+from gateway.storage import StorageError
 
 log = structlog.get_logger()
 
+UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
+"""The database does not answer, or had to choose between two: the same statement may work later."""
 BATCH = 50
 STEPS_AT_ONCE = 64
 SWEEP_SECONDS = 2.0
@@ -133,15 +137,21 @@ class Worker:
         """One step.  Whatever goes wrong, the lease brings the job back."""
         try:
             ended = await step(job)
-        except (psycopg.Error, PoolTimeout) as error:
+        except UNREACHABLE as error:
             log.warning("step_failed", job_id=str(job.id), error=str(error))
         except Exception:
             log.exception("step_broke", job_id=str(job.id))
-            await self._steps.stumble(job)
+            await self._stumble(job)
         else:
             if ended:
                 self._make_room()
         self._hub.hint()
+
+    async def _stumble(self, job: ClaimedJob) -> None:
+        try:
+            await self._steps.stumble(job)
+        except (psycopg.Error, PoolTimeout) as error:
+            log.warning("step_failed", job_id=str(job.id), error=str(error))
 
     def _make_room(self) -> None:
         """A place in flight is free: look at the queue again if a limit may have held something back."""
@@ -164,7 +174,15 @@ class Worker:
                 await asyncio.wait_for(self._swept.wait(), SWEEP_SECONDS)
 
     async def _sweep(self) -> None:
-        if await self._jobs.expire_queued(lifecycle.EXPIRED):
+        if await self._jobs.expire_queued(lifecycle.EXPIRED) + await self._jobs.cancel_orphans():
             self._hub.hint()
+        for leftover in await self._jobs.leftovers():
+            await self._tidy(leftover)
         strays = await self._jobs.stray_calls()
         await asyncio.gather(*(self._steps.close(stray) for stray in strays))
+
+    async def _tidy(self, leftover: DictRow) -> None:
+        try:
+            await self._steps.tidy(leftover["id"], leftover["keys"])
+        except (StorageError, OSError) as error:
+            log.info("pictures_not_deleted", job_id=str(leftover["id"]), error=str(error))

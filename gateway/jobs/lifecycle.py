@@ -4,17 +4,20 @@
       ▲                  │   └─────▶ failed
       └──requeue─────────┘            canceled (from queued or processing)
 
-Inside ``processing`` the stage says more: ``loading`` (claimed or accepted), ``generating`` (denoising),
-``storing`` (the call has ended and is being settled).  Nothing here reads a clock or touches the outside:
-the worker carries a move out, and the repository's fence decides whether it still counts.
+Inside ``processing`` the stage says more: ``enhancing`` and ``judging`` (a language model is at work),
+``loading`` (claimed or accepted), ``generating`` (denoising, or children are at work), ``storing`` (the
+pictures are being fetched and stored).  Which call comes next is the plan's to say, see ``plans``.  Nothing
+here reads a clock or touches the outside: the worker carries a move out, and the repository's fence
+decides whether it still counts.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 from uuid import UUID, uuid5
 
-from modal_app.contract import ENDED, Call, PictureInfo
+from modal_app.contract import ENDED, Call, PictureInfo, Task
 
 TERMINAL = frozenset({"completed", "failed", "canceled"})
 """Final: no job ever leaves one of these."""
@@ -29,8 +32,13 @@ INTERRUPTIONS = frozenset({"gpu_failed", "gpu_lost", "run_interrupted"})
 """Codes of calls that ended because of the machine they ran on."""
 LOST_LIMIT = 3
 """Attempts at a call that the GPU service loses before its first step; each is free of charge."""
-
 STUMBLE_LIMIT = 3
+CALLS_LIMIT = 50
+"""Calls of one job: a plan that finds no end must not spend for ever."""
+CHILDREN_SECONDS = 30.0
+"""How often a parent looks at its children unasked; each that ends wakes it."""
+STRANGER_SECONDS = 5.0
+"""For how long a job is left to gateways that know its plan."""
 
 _EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
@@ -41,7 +49,9 @@ class ClaimedJob:
 
     id: UUID
     user_id: UUID
-    task: str
+    plan: str
+    """Name of the plan that leads it."""
+    task: Task
     model: str
     stage: str | None
     version: int
@@ -51,10 +61,13 @@ class ClaimedJob:
     step: int
     call_id: str | None
     call: Call | None
-    request: dict[str, Any]
-    """What the task is asked, in the words of ``contract``."""
+    """How the call of ``seq`` and ``attempt`` has ended, until that is settled."""
+    waiting: bool
+    """For its children."""
     visibility: str
     expired: bool
+    row: Mapping[str, Any]
+    """All columns, for the plan."""
 
     @property
     def key(self) -> str:
@@ -66,6 +79,7 @@ class Step(Enum):
     """What to do next with a claimed job."""
 
     EXPIRE = auto()
+    LOOK = auto()
     DISPATCH = auto()
     ASK = auto()
     SETTLE = auto()
@@ -104,15 +118,19 @@ Move = Wait | Requeue | Settle | Fail
 
 EXPIRED = Fail("expired", "The job did not finish before its deadline.", retryable=True)
 SOURCE_GONE = Fail("reference_deleted", "A picture that the job draws from was deleted.", retryable=False)
+TOO_MANY_CALLS = Fail("too_many_calls", f"The job needed more than {CALLS_LIMIT} calls.", retryable=False)
+TIMED_OUT = Fail("call_timeout", "The call took too long.", retryable=True)
 LOST = Fail("call_lost", "The GPU service lost the call after it had started to draw.", retryable=True)
 
 
 def next_step(job: ClaimedJob) -> Step:
     """Where a job goes on, from its row alone: a crash at any place comes back here."""
-    if job.stage == "storing":
+    if job.call is not None:
         return Step.SETTLE
     if job.expired:
         return Step.EXPIRE
+    if job.waiting:
+        return Step.LOOK
     return Step.DISPATCH if job.call_id is None else Step.ASK
 
 
@@ -128,14 +146,16 @@ def after_failed_submit(job: ClaimedJob) -> Move:
     return Requeue(SUBMIT_BACKOFF[job.tries])
 
 
-def after_answer(job: ClaimedJob, call: Call, patience: float) -> Move:
-    """The service told how the call stands."""
-    return Settle(call) if call.status in ENDED else Wait(_poll_delay(job, patience))
+def after_answer(job: ClaimedJob, call: Call, patience: float, polls: int | None = None) -> Move:
+    """The service told how the call stands; one that may be done without has only ``polls`` questions."""
+    if call.status in ENDED:
+        return Settle(call)
+    return TIMED_OUT if polls is not None and job.tries >= polls else Wait(_poll_delay(job, patience))
 
 
-def after_silence(job: ClaimedJob, patience: float) -> Move:
-    """The service did not tell; the deadline ends this."""
-    return Wait(_poll_delay(job, patience))
+def after_silence(job: ClaimedJob, patience: float, polls: int | None = None) -> Move:
+    """The service did not tell; the deadline ends this, unless ``polls`` does."""
+    return TIMED_OUT if polls is not None and job.tries >= polls else Wait(_poll_delay(job, patience))
 
 
 def after_loss(job: ClaimedJob) -> Move:

@@ -7,12 +7,17 @@ from gateway.errors import BadRequest, Malformed
 from gateway.jobs.schemas import JobCreate
 from modal_app import catalog
 from modal_app.catalog import Model
+from modal_app.contract import ENHANCED_LIMIT
 
 OPTIONAL_FIELDS = (
     *("negative_prompt", "num_inference_steps", "true_cfg_scale", "guidance_scale"),
     *("loras", "mask", "strength"),
 )
 """Fields a model may not support; one that was sent to such a model is refused by name."""
+
+
+NO_PLAN: dict[str, Any] = {"plan": None, "inputs": {}, "image_kind": "generation"}
+"""Columns of a job that the plan of its task leads and nothing was told."""
 
 
 def refuse_unsupported(body: JobCreate, model: Model) -> None:
@@ -32,13 +37,15 @@ def columns(body: JobCreate, model: Model, references: list[dict[str, Any]]) -> 
     style = _style(body.style)
     params = _params(body, model)
     return {
+        **NO_PLAN,
         "task": "image",
         "priority": body.priority,
         "prompt_input": body.prompt,
         "prompt_enhanced": None,
-        "prompt_final": _with_style_pictures(styles.apply(style, body.prompt), references),
+        "prompt_final": final_prompt(body.prompt, style.id if style else None, references),
         "prompt_negative": body.negative_prompt,
         "enhance_status": "fallback" if body.enhance else "off",
+        "inputs": {"enhance": {"mode": "lora" if body.loras else "reference"}} if body.enhance else {},
         "style": style.id if style else None,
         "model": model.id,
         "width": width,
@@ -49,6 +56,52 @@ def columns(body: JobCreate, model: Model, references: list[dict[str, Any]]) -> 
         "references": references,
         "metadata": body.metadata,
         "steps": params["num_inference_steps"],
+    }
+
+
+def final_prompt(prompt: str, style_id: str | None, references: list[dict[str, Any]]) -> str:
+    """What the model is given: the style behind the prompt, then which pictures are there for their look."""
+    style = styles.find(style_id) if style_id else None
+    return _with_style_pictures(styles.apply(style, prompt), references)
+
+
+def with_trained_words(prompt: str, trained_words: list[str]) -> str:
+    """The prompt behind the words that call a LoRA, at most ``ENHANCED_LIMIT`` characters of whole words."""
+    words = ", ".join(word.strip() for word in trained_words if word.strip())
+    if not words or prompt.lower().startswith(words.lower()):
+        return prompt
+    text = f"{words}, {prompt}"
+    if len(text) <= ENHANCED_LIMIT:
+        return text
+    return text[: ENHANCED_LIMIT + 1].rpartition(" ")[0] or text[:ENHANCED_LIMIT]
+
+
+def task_columns(task: str, model: str, request: dict[str, Any]) -> dict[str, Any]:
+    """Everything of a new job that draws nothing itself: a language task, or a parent."""
+    prompt = request.get("prompt", "")
+    return {
+        **NO_PLAN,
+        "task": task,
+        "priority": "normal",
+        "prompt_input": prompt,
+        "prompt_enhanced": None,
+        "prompt_final": prompt,
+        "prompt_negative": None,
+        "enhance_status": "off",
+        "inputs": {"request": request},
+        "style": None,
+        "model": model,
+        "width": 1,
+        "height": 1,
+        "num_images": 1,
+        "seed": 0,
+        "params": {},
+        "loras": [],
+        "references": [],
+        "visibility": "private",
+        "metadata": {},
+        "estimated_usd_micros": 0,
+        "steps": 0,
     }
 
 

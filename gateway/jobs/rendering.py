@@ -8,6 +8,7 @@ import structlog
 
 from gateway.jobs import schemas
 from gateway.jobs.lifecycle import TERMINAL
+from gateway.jobs.plans import POLL_AFTER_MS, Plans
 from gateway.storage import Buckets, StorageError
 from modal_app import catalog
 
@@ -27,9 +28,10 @@ class Renderer:
     The private pictures of a whole answer are signed in one call for each bucket; public ones need none.
     """
 
-    def __init__(self, public_url: str, buckets: Buckets) -> None:
+    def __init__(self, public_url: str, buckets: Buckets, plans: Plans) -> None:
         self._public_url = public_url
         self._buckets = buckets
+        self._plans = plans
 
     async def job(self, row: Row) -> schemas.Job:
         return (await self.jobs([row]))[0]
@@ -74,14 +76,20 @@ class Renderer:
             **{name: row[name] for name in _SAME},
             progress=_progress(row),
             eta_seconds=None if ended else _eta_seconds(row),
-            poll_after_ms=schemas.POLL_AFTER_MS,
+            task=_task(row),
+            poll_after_ms=self._poll_after_ms(row),
             prompt=_prompt(row),
             params=_params(row),
+            result=row["state"].get("result"),
             images=[self._image(asset, signed) for asset in row["images"]],
             error=_error(row),
             cost=_cost(row),
             timing=_timing(row),
         )
+
+    def _poll_after_ms(self, row: Row) -> int:
+        plan = self._plans.get(_task(row))
+        return plan.poll_after_ms if plan else POLL_AFTER_MS
 
     def _image(self, asset: Row, signed: Addresses) -> schemas.Image:
         page = f"{self._public_url}/v1/images/{asset['id']}"
@@ -100,9 +108,14 @@ class Renderer:
 
 
 _SAME = (
-    *("id", "status", "stage", "step", "steps", "queue_position", "task", "model", "style", "priority"),
+    *("id", "status", "stage", "step", "steps", "queue_position", "model", "style", "priority"),
     *("attempt", "parent_id", "retry_of", "metadata", "created_at", "started_at", "finished_at"),
 )
+
+
+def _task(row: Mapping[str, Any]) -> str:
+    """What the job is for: a character, say, whose calls and children draw pictures."""
+    return str(row["plan"] or row["task"])
 
 
 def etag(row: Mapping[str, Any]) -> str:
@@ -136,6 +149,8 @@ def _prompt(row: Mapping[str, Any]) -> schemas.JobPrompt:
 
 
 def _params(row: Mapping[str, Any]) -> dict[str, Any]:
+    if row["task"] != "image":
+        return dict(row["inputs"].get("request", {}))
     named = ("width", "height", "num_images", "seed", "loras")
     uses = [{name: use[name] for name in ("image_id", "role")} for use in row["references"]]
     return {**row["params"], **{name: row[name] for name in named}, "references": uses}

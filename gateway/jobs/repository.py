@@ -1,32 +1,46 @@
 """The jobs of all users, as rows: each method sends one statement of ``statements``."""
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
+import styles
 from gateway.auth import Principal
-from gateway.db import Database
+from gateway.db import Connection, Database
 from gateway.jobs import statements as sql
 from gateway.jobs.lifecycle import ClaimedJob, Fail, Requeue
+from gateway.jobs.plans import CallSpec, Changes, Child, Picture, Plans, Statement, child_id
 from gateway.jobs.submission import RETRY_WINDOW_SECONDS
-from gateway.storage import DESIGNS
-from modal_app.contract import Call, ImageRequest
+from modal_app.contract import ENDED, Call, ImageResult
+
+JSON_COLUMNS = ("params", "loras", "references", "metadata", "inputs")
 
 
 class Jobs:
-    """The jobs of all users, as rows."""
+    """The jobs of all users, as rows; ``plans`` say what other slices keep of an end."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, plans: Plans) -> None:
         self._db = db
+        self._plans = plans
 
     # What users ask for
 
-    async def create(self, values: dict[str, Any]) -> DictRow | None:
-        """The new row; None when its id or its idempotency key was used before."""
-        as_json = {k: Jsonb(values[k]) for k in ("params", "loras", "references", "metadata")}
-        return await self._db.one(sql.CREATE, values | as_json)
+    async def create(self, values: dict[str, Any], also: Sequence[Statement] = ()) -> DictRow | None:
+        """The new row; None when its id or its idempotency key was used before.
+
+        ``also`` is executed with it, or not at all.
+        """
+        parameters = values | {name: Jsonb(values[name]) for name in JSON_COLUMNS}
+        if not also:
+            return await self._db.one(sql.CREATE, parameters)
+        async with self._db.service_transaction() as connection:
+            row = await (await connection.execute(sql.CREATE.encode(), parameters)).fetchone()
+            if row is not None:
+                await _execute(connection, also)
+        return row
 
     async def reserve(self, wanted: UUID, credential: str, sha256: str, retry: int) -> UUID:
         """``wanted``, or the id of the job that an earlier try of the same request has made or will make."""
@@ -68,8 +82,11 @@ class Jobs:
         return {row["id"]: {name: row[name] for name in ("bucket", "key", "sha256")} for row in rows}
 
     async def cancel(self, principal: Principal, job_id: UUID) -> DictRow | None:
-        """The id of the call to cancel, in a row; None when the job is not the caller's or has ended."""
-        return await self._db.one(sql.CANCEL, {"id": job_id, "user_id": principal.user_id})
+        """The row as it was canceled, with all below it; None when it is not the caller's or has ended."""
+        rows = await self._end(sql.CANCEL, {"id": job_id, "user_id": principal.user_id})
+        if rows:
+            await self.cancel_orphans()
+        return rows[0] if rows else None
 
     # How jobs move
 
@@ -84,17 +101,21 @@ class Jobs:
             await self._db.all(sql.CLAIM_DUE, {"worker": worker, "lease": lease, "batch": batch})
         )
 
-    async def record_dispatched(
-        self, job: ClaimedJob, call_id: str, request: dict[str, Any], patience: float
-    ) -> bool:
+    async def children(self, job: ClaimedJob) -> list[DictRow]:
+        """As users see them, in the order of their slots."""
+        return await self._db.all(sql.CHILDREN, {"id": job.id})
+
+    async def record_dispatched(self, job: ClaimedJob, call_id: str, spec: CallSpec, patience: float) -> bool:
         """The service has accepted the call; False when its webhook overtook this answer."""
-        values = {"call_id": call_id, "request": Jsonb(request), "patience": patience}
-        return await self._moved(sql.RECORD_DISPATCHED, job, values)
+        values = {"call_id": call_id, "task": spec.task, "request": Jsonb(spec.request), "patience": patience}
+        told = {"stage": _STAGES.get(spec.task, "loading"), "style_version": _style_version(job)}
+        return await self._moved(sql.RECORD_DISPATCHED, job, values | told)
 
     async def record_progress(
         self, key: tuple[UUID, int, int], call: Call, seq: int, patience: float
     ) -> bool:
-        values = {"stage": _stage(call), "step": call.step, "steps": call.steps, "progress_seq": seq}
+        counted = {"step": call.step, "steps": call.steps or None}  # a language task has no steps to count
+        values = {"stage": _stage(call), "progress_seq": seq, **counted}
         job_id, job_seq, attempt = key
         place = {"id": job_id, "seq": job_seq, "attempt": attempt, "patience": patience}
         return await self._db.one(sql.RECORD_PROGRESS, values | place) is not None
@@ -117,6 +138,7 @@ class Jobs:
             **{"id": job_id, "seq": seq, "attempt": attempt, "worker": worker, "lease": lease},
             **{"webhook_id": webhook_id, "body_sha256": body_sha256, "call": Jsonb(facts)},
             **{"call_id": call.call_id, "call_status": call.status, "gpu": call.gpu, "step": call.step},
+            **{"task": call.task, "stage": _stage(call)},
             **{name: Jsonb(facts[name]) for name in ("result", "error", "timing", "fingerprint")},
             **{"gpu_seconds": call.timing.gpu_seconds, "usd_micros": usd_micros},
         }
@@ -131,21 +153,51 @@ class Jobs:
         values = {"seconds": move.seconds, "lost": move.lost, "failed": failed}
         return await self._moved(sql.REQUEUE, job, values)
 
-    async def complete(self, job: ClaimedJob, assets: list[dict[str, Any]], result_url: str) -> bool:
-        values = {
-            "assets": Jsonb(assets),
-            "visibility": job.visibility,
-            "result_url": result_url,
-            "output_bytes": sum(asset["bytes"] for asset in assets),
-        }
-        return await self._moved(sql.COMPLETE, job, values)
+    async def next(
+        self, job: ClaimedJob, changes: Changes, *, worker: str, lease: float
+    ) -> ClaimedJob | None:
+        """Keep what a call has left behind, and lease its job for the next call."""
+        values = {"worker": worker, "lease": lease, **_changes(changes)}
+        rows = _as_claimed(await self._db.all(sql.NEXT, values | _place(job)))
+        return rows[0] if rows else None
 
-    async def fail(self, job: ClaimedJob, why: Fail) -> bool:
-        return await self._moved(sql.FAIL, job, vars(why))
+    async def fan_out(
+        self, job: ClaimedJob, children: Sequence[Child], changes: Changes, seconds: float
+    ) -> bool:
+        born = [
+            {**child.columns, "id": str(child_id(job.id, child.slot)), "slot": child.slot}
+            for child in children
+        ]
+        values = {"children": Jsonb(born), "seconds": seconds, **_changes(changes)}
+        return await self._moved(sql.FAN_OUT, job, values)
+
+    async def wait_for_children(self, job: ClaimedJob, seconds: float) -> bool:
+        return await self._moved(sql.WAIT_FOR_CHILDREN, job, {"seconds": seconds})
+
+    async def complete(self, job: ClaimedJob, pictures: Sequence[Picture], changes: Changes) -> bool:
+        values = {
+            "assets": Jsonb(list(pictures)),
+            "style_version": _style_version(job),
+            "result_url": _page(pictures[0]) if pictures else None,
+            "output_bytes": sum(picture["bytes"] for picture in pictures),
+            **_changes(changes),
+        }
+        return await self._ended(sql.COMPLETE, job, values, pictures)
+
+    async def fail(self, job: ClaimedJob, why: Fail, state: dict[str, Any] | None = None) -> bool:
+        """``state`` is what the job leaves behind all the same."""
+        return await self._ended(sql.FAIL, job, {**vars(why), "state": Jsonb(state or {})})
 
     async def expire_queued(self, why: Fail) -> int:
         """Fail what waited in the queue past its deadline; returns how many."""
-        return len(await self._db.all(sql.EXPIRE_QUEUED, vars(why)))
+        return len(await self._end(sql.EXPIRE_QUEUED, vars(why)))
+
+    async def cancel_orphans(self) -> int:
+        """Cancel what still runs for a parent that has ended, children's children too; returns how many."""
+        count = 0
+        while rows := await self._end(sql.CANCEL_ORPHANS, {}):
+            count += len(rows)
+        return count
 
     # Tidying
 
@@ -155,23 +207,81 @@ class Jobs:
     async def close_call(self, stray: DictRow) -> None:
         await self._db.do(sql.CLOSE_CALL, {name: stray[name] for name in ("job_id", "seq", "attempt")})
 
+    async def leftovers(self) -> list[DictRow]:
+        """Ended jobs, each with the keys of pictures that it stored and did not keep."""
+        return await self._db.all(sql.LEFTOVERS, {})
+
+    async def forget_leftovers(self, job_id: UUID) -> None:
+        await self._db.do(sql.FORGET_LEFTOVERS, {"id": job_id})
+
     async def prune(self) -> None:
         """Drop records that outlived their use."""
         for statement in sql.PRUNE:
             await self._db.do(statement, {})
 
     async def _moved(self, statement: str, job: ClaimedJob, values: dict[str, Any]) -> bool:
-        place = {"id": job.id, "version": job.version, "seq": job.seq, "attempt": job.attempt}
-        return await self._db.one(statement, values | place) is not None
+        return await self._db.one(statement, values | _place(job)) is not None
+
+    async def _ended(
+        self, statement: str, job: ClaimedJob, values: dict[str, Any], pictures: Sequence[Picture] = ()
+    ) -> bool:
+        """One statement, unless a plan keeps rows of its own: those need a transaction around both."""
+        if job.plan not in self._plans or not self._plans[job.plan].keeps_rows:
+            return await self._moved(statement, job, values)
+        return bool(await self._end(statement, values | _place(job), pictures))
+
+    async def _end(
+        self, statement: str, values: dict[str, Any], pictures: Sequence[Picture] = ()
+    ) -> list[DictRow]:
+        """The rows that a statement has ended, along with what their plans keep of that."""
+        async with self._db.service_transaction() as connection:
+            rows = await (await connection.execute(statement.encode(), values)).fetchall()
+            for row in rows:
+                plan = self._plans.get(row["plan"] or row["task"])
+                await _execute(connection, plan.ended(row, pictures) if plan else ())
+        return rows
+
+
+async def _execute(connection: Connection, statements: Sequence[Statement]) -> None:
+    for statement in statements:
+        await connection.execute(statement.sql.encode(), statement.parameters)
+
+
+def _place(job: ClaimedJob) -> dict[str, Any]:
+    """Where a move starts, and the fence that it has to pass."""
+    return {"id": job.id, "version": job.version, "seq": job.seq, "attempt": job.attempt}
+
+
+def _changes(changes: Changes) -> dict[str, Any]:
+    references = None if changes.references is None else Jsonb(changes.references)
+    return {**vars(changes), "state": Jsonb(changes.state), "references": references}
+
+
+_STAGES = {"enhance": "enhancing", "judge": "judging"}
 
 
 def _stage(call: Call) -> str:
+    """What users are told of a call that the service has accepted."""
+    if call.task in _STAGES:
+        return _STAGES[call.task]
+    if call.status in ENDED:
+        return "storing" if isinstance(call.result, ImageResult) else "generating"
     return "loading" if call.stage in (None, "loading") else "generating"
+
+
+def _style_version(job: ClaimedJob) -> int | None:
+    style = styles.find(job.row["style"]) if job.row["style"] else None
+    return style.version if style else None
+
+
+def _page(picture: Picture) -> str:
+    """The stable path of a picture on the gateway."""
+    return f"/images/{picture['id']}.{picture['key'].rpartition('.')[2]}"
 
 
 _CLAIMED = (
     *("id", "user_id", "task", "model", "stage", "version", "seq", "attempt", "tries", "step", "call_id"),
-    *("visibility", "expired"),
+    *("waiting", "visibility", "expired"),
 )
 
 
@@ -179,25 +289,9 @@ def _as_claimed(rows: list[DictRow]) -> list[ClaimedJob]:
     return [
         ClaimedJob(
             **{name: row[name] for name in _CLAIMED},
+            plan=row["plan"] or row["task"],
             call=Call.model_validate(row["call"]) if row["call"] else None,
-            request=image_request(row),
+            row=row,
         )
         for row in rows
     ]
-
-
-def image_request(row: DictRow) -> dict[str, Any]:
-    """The request of task ``image`` that a job's row describes; its files are named ``bucket/key``."""
-    named = ("model", "width", "height", "num_images", "seed")
-    uses = [{**use, "url": f"{use.get('bucket', DESIGNS)}/{use['key']}"} for use in row["references"]]
-    request = ImageRequest.model_validate(
-        {
-            **{name: row[name] for name in named},
-            **row["params"],
-            "prompt": row["prompt_final"],
-            "negative_prompt": row["prompt_negative"],
-            "references": [use for use in uses if use["role"] != "mask"],
-            "mask": next((use for use in uses if use["role"] == "mask"), None),
-        }
-    )
-    return request.model_dump(mode="json", exclude_none=True)

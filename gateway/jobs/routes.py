@@ -17,6 +17,7 @@ from gateway.errors import Malformed, PayloadTooLarge
 from gateway.jobs import schemas
 from gateway.jobs.callbacks import Callbacks
 from gateway.jobs.lifecycle import TERMINAL
+from gateway.jobs.plans import POLL_AFTER_MS
 from gateway.jobs.rendering import Renderer, etag
 from gateway.jobs.service import Created, JobService, Replay
 from gateway.jobs.submission import Submission, Submitted
@@ -68,13 +69,15 @@ async def list_jobs(
     status: schemas.JobStatus | None = None,
     model: str | None = None,
     style: str | None = None,
+    task: str | None = None,
     parent_id: UUID | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: UUID | None = None,
 ) -> schemas.JobList:
     """The caller's jobs, newest first. `metadata.<key>=<value>` filters by what was sent along."""
-    filters = {"status": status, "model": model, "style": style, "parent_id": parent_id, "after": after}
-    rows = await service.page(caller, {**filters, "metadata": _metadata(request), "limit": limit + 1})
+    filters = {"status": status, "model": model, "style": style, "task": task, "parent_id": parent_id}
+    page = {"after": after, "limit": limit + 1}
+    rows = await service.page(caller, {**filters, **page, "metadata": _metadata(request)})
     data = await render.jobs(rows[:limit])
     return schemas.JobList(
         data=data,
@@ -231,7 +234,8 @@ def _replayed(first: Replay) -> JSONResponse:
 def _answer(body: schemas.Job | schemas.CompatJobStatus, row: DictRow, status: int = 200) -> JSONResponse:
     headers = {"ETag": etag(row), "Cache-Control": "private, no-cache"}
     if row["status"] not in TERMINAL:
-        headers["Retry-After"] = str(schemas.POLL_AFTER_MS // 1000)
+        after_ms = body.poll_after_ms if isinstance(body, schemas.Job) else POLL_AFTER_MS
+        headers["Retry-After"] = str(after_ms // 1000)
     return JSONResponse(body.model_dump(mode="json"), status, headers)
 
 

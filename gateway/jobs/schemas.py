@@ -12,9 +12,6 @@ from modal_app.contract import OutputFormat, Role
 PROMPT_LIMIT = 1500
 """Characters: what a panel's prompt may have, and what the text encoder reads with room for a style."""
 
-POLL_AFTER_MS = 2000
-"""How often a frontend should ask after a design."""
-
 JobStatus = Literal["queued", "processing", "completed", "failed", "canceled"]
 Priority = Literal["low", "normal", "high"]
 Visibility = Literal["public", "private"]
@@ -170,6 +167,7 @@ class Job(BaseModel):
     attempt: int
     prompt: JobPrompt
     params: dict[str, Any]
+    result: dict[str, Any] | None = Field(description="What a language task has answered.")
     images: list[Image]
     error: JobError | None
     cost: JobCost

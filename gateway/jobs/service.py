@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,9 @@ from gateway.errors import BadRequest, Conflict, Malformed, NotFound
 from gateway.events import EventHub, JobEvent
 from gateway.gpu import GpuClient
 from gateway.jobs import recipes
+from gateway.jobs.language_plan import ANSWERS, LanguageAnswer, LanguageTask, fallback
 from gateway.jobs.lifecycle import TERMINAL
+from gateway.jobs.plans import Statement
 from gateway.jobs.repository import Jobs
 from gateway.jobs.schemas import JobCreate
 from gateway.jobs.submission import Submission
@@ -25,6 +27,8 @@ from gateway.usage import usd_micros
 from modal_app import catalog
 from modal_app.catalog import Model
 
+LIFETIME_SECONDS = 3600
+"""How long another slice's job may take."""
 DRAWN_SEED_LIMIT = 2**32
 """Drawn seeds stay below it, so that every JSON reader keeps them exact."""
 
@@ -75,8 +79,48 @@ class JobService:
             row = await self._jobs.get(caller, job_id)
             if row is not None:
                 return Created(row, replayed=True)
-        values = await self._recipe(caller, body)
+        values = await self.recipe(caller, body)
         return await self._made(caller, job_id, values, body.expires_in_seconds, submission, sha256)
+
+    async def create_task(
+        self,
+        caller: Principal,
+        columns: dict[str, Any],
+        submission: Submission | None = None,
+        *,
+        job_id: UUID | None = None,
+        lifetime: int = LIFETIME_SECONDS,
+        also: Sequence[Statement] = (),
+    ) -> Created | Replay:
+        """Another slice's job, from the columns of ``recipe`` or ``recipes.task_columns``, changed at will.
+
+        ``plan`` names who leads it, ``inputs`` is what that plan is told, ``image_kind`` what its pictures
+        are.  ``also`` is executed in the transaction that makes the job; ``submission`` has the request's
+        own body (``asking``), and without it the job is always Created.
+        """
+        sha256 = submission.sha256({}) if submission else ""
+        job_id = job_id or await self._reserved(caller, submission, sha256)
+        return await self._made(caller, job_id, columns, lifetime, submission, sha256, also)
+
+    async def run(
+        self, caller: Principal, task: LanguageTask, request: dict[str, Any], seconds: float
+    ) -> LanguageAnswer:
+        """The answer of a language task, or what stands in for it when there is none in ``seconds``.
+
+        ``request`` is the contract's, without a model.
+        """
+        model = await self._language_model(task)
+        if model is None:
+            return fallback(task, request)
+        columns = recipes.task_columns(task, model, request)
+        job_id = uuid4()
+        await self.create_task(caller, columns, job_id=job_id, lifetime=max(1, round(seconds)))
+        row = await self.wait(caller, job_id, seconds)
+        if row["status"] not in TERMINAL:
+            row = await self.cancel(caller, row["id"])
+        if row["status"] != "completed":
+            return fallback(task, request)
+        return ANSWERS[task].model_validate(row["state"]["result"])
 
     async def keep_answer(self, caller: Principal, key: str, status: int, body: dict[str, Any]) -> None:
         """Remember the answer that a repeat of this request will get."""
@@ -159,6 +203,7 @@ class JobService:
         lifetime: int,
         submission: Submission | None,
         sha256: str,
+        also: Sequence[Statement] = (),
     ) -> Created | Replay:
         """The job, inserted unless another try of the same request was faster."""
         fixed = {"id": job_id, "user_id": caller.user_id, "retry_of": None, "expires_in_seconds": lifetime}
@@ -167,7 +212,7 @@ class JobService:
             "credential": caller.credential if submission else None,
             "request_sha256": sha256,
         }
-        row = await self._jobs.create({**fixed, **values, **repeats})
+        row = await self._jobs.create({**recipes.NO_PLAN, **fixed, **values, **repeats}, also)
         if row is None:
             return await self._repeated(caller, job_id, submission, sha256)
         self._on_created()
@@ -207,7 +252,7 @@ class JobService:
             )
         return first
 
-    async def _recipe(self, caller: Principal, body: JobCreate) -> dict[str, Any]:
+    async def recipe(self, caller: Principal, body: JobCreate) -> dict[str, Any]:
         """The columns that say what to draw; BadRequest when the model cannot, or nobody may."""
         refuse_minors(body.prompt)
         model = await self._model(body)
@@ -250,6 +295,14 @@ class JobService:
             )
         return model
 
+    async def _language_model(self, task: LanguageTask) -> str | None:
+        """Who does a language task: the default model, or another that is served; None while nobody can."""
+        served = await self._gpu.served()
+        if served is None or task not in served.tasks or not served.models:
+            return None
+        default = self._settings.default_model
+        return default if default in served.models else served.models[0]
+
     async def _estimate(self, model: Model, num_images: int) -> int:
         served = await self._gpu.served()
         return usd_micros(served.gpu, model.est_seconds * num_images) if served else 0
@@ -277,7 +330,7 @@ RECIPE = (
         "references",
         "visibility",
     ),
-    *("metadata", "estimated_usd_micros", "steps"),
+    *("metadata", "estimated_usd_micros", "steps", "plan", "inputs", "image_kind"),
 )
 """Columns that a retry takes over."""
 

@@ -10,13 +10,18 @@ JOB_COLUMNS = """
   j.num_images, j.seed, j.params, j.loras, j."references", j.visibility, j.metadata, j.result_url,
   j.output_bytes, j.error_code, j.error_message, j.error_stage, j.error_retryable, j.processing_time_ms,
   j.queue_time_ms, j.gpu_seconds, j.estimated_usd_micros, j.cost_usd_micros, j.step, j.steps, j.version,
-  j.attempt, j.progress_seq, j.created_at, j.started_at, j.finished_at, j.expires_at
+  j.attempt, j.progress_seq, j.created_at, j.started_at, j.finished_at, j.expires_at, j.plan, j.slot,
+  j.inputs, j.state, j.image_kind
+"""
+
+_IMAGES = """
+  (select coalesce(jsonb_agg(to_jsonb(a) order by a.n), '[]') from public.generated_assets a
+   where a.job_id = j.id and a.deleted_at is null) as images
 """
 
 READ_COLUMNS = f"""
   {JOB_COLUMNS},
-  (select coalesce(jsonb_agg(to_jsonb(a) order by a.n), '[]') from public.generated_assets a
-   where a.job_id = j.id and a.deleted_at is null) as images,
+  {_IMAGES.strip()},
   case when j.status = 'queued' then (
     select count(*) from public.generation_jobs ahead
     where ahead.user_id = j.user_id and ahead.status = 'queued'
@@ -45,13 +50,14 @@ remembered as (
 insert into public.generation_jobs as j (
   id, user_id, retry_of, task, priority, prompt_input, prompt_enhanced, prompt_final, prompt_negative,
   enhance_status, style, model, width, height, num_images, seed, params, loras, "references", visibility,
-  metadata, estimated_usd_micros, steps, expires_at
+  metadata, estimated_usd_micros, steps, plan, inputs, image_kind, expires_at
 )
 select
   %(id)s, %(user_id)s, %(retry_of)s, %(task)s, %(priority)s::public.job_priority, %(prompt_input)s,
   %(prompt_enhanced)s, %(prompt_final)s, %(prompt_negative)s, %(enhance_status)s, %(style)s, %(model)s,
   %(width)s, %(height)s, %(num_images)s, %(seed)s, %(params)s, %(loras)s, %(references)s, %(visibility)s,
-  %(metadata)s, %(estimated_usd_micros)s, %(steps)s, now() + make_interval(secs => %(expires_in_seconds)s)
+  %(metadata)s, %(estimated_usd_micros)s, %(steps)s, %(plan)s, %(inputs)s, %(image_kind)s,
+  now() + make_interval(secs => %(expires_in_seconds)s)
 where %(idempotency_key)s::text is null or exists (select from reserved)
 on conflict (id) do nothing
 returning {JOB_COLUMNS}, '[]'::jsonb as images, null::bigint as queue_position
@@ -74,6 +80,7 @@ select {READ_COLUMNS} from public.generation_jobs j
 where (%(status)s::text is null or j.status::text = %(status)s)
   and (%(model)s::text is null or j.model = %(model)s)
   and (%(style)s::text is null or j.style = %(style)s)
+  and (%(task)s::text is null or coalesce(j.plan, j.task) = %(task)s)
   and (%(parent_id)s::uuid is null or j.parent_id = %(parent_id)s)
   and not exists (
     select from jsonb_each_text(%(metadata)s) wanted where j.metadata ->> wanted.key
@@ -114,15 +121,42 @@ select id, bucket, key, sha256 from public.generated_assets
 where id = any(%(ids)s) and user_id = (select auth.uid()) and deleted_at is null
 """
 
-RECORD_DISPATCHED = """
-with sent as (
+CHILDREN = f"""
+select {JOB_COLUMNS}, {_IMAGES.strip()} from public.generation_jobs j
+where j.parent_id = %(id)s order by j.slot
+"""
+
+# Every prompt that a picture was asked for with, once for each call, however often a step is repeated.
+_PROMPT = """
+  insert into public.prompt_artifacts (
+    user_id, job_id, seq, character_id, panel_id, mode, input, enhanced, final, negative, enhance_status,
+    model, template_id, template_version)
+  select user_id, id, seq,
+    (select id from public.characters where id = (inputs ->> 'character_id')::uuid),
+    (select id from public.comic_panels where id = (inputs ->> 'panel_id')::uuid),
+    coalesce(inputs ->> 'prompt_mode', inputs -> 'enhance' ->> 'mode',
+      case when style is null then 'exact' else 'styled' end),
+    prompt_input, prompt_enhanced, prompt_final, prompt_negative, enhance_status, model, style,
+    %(style_version)s
+"""
+
+# The claim opens a call under its job's task; which one it really is is known once it is sent.
+RECORD_DISPATCHED = f"""
+with prompt as (
+  {_PROMPT.strip()}
+  from public.generation_jobs where id = %(id)s and seq = %(seq)s and %(task)s = 'image'
+  on conflict (job_id, seq) do nothing
+),
+sent as (
   update private.generation_calls
-  set call_id = %(call_id)s, request = %(request)s, dispatched_at = coalesce(dispatched_at, now()),
+  set call_id = %(call_id)s, task = %(task)s, request = %(request)s,
+      dispatched_at = coalesce(dispatched_at, now()),
       status = case when status = 'pending' then 'queued' else status end
   where job_id = %(id)s and seq = %(seq)s and attempt = %(attempt)s
 )
 update public.generation_jobs
 set version = version + 1, call_id = %(call_id)s, tries = 0, leased_by = null,
+    stage = case when stage = 'loading' then %(stage)s else stage end,
     wake_at = now() + make_interval(secs => %(patience)s)
 where id = %(id)s and version = %(version)s
 returning id
@@ -130,10 +164,11 @@ returning id
 
 RECORD_PROGRESS = """
 update public.generation_jobs
-set stage = %(stage)s, step = greatest(step, %(step)s), steps = %(steps)s, progress_seq = %(progress_seq)s,
+set stage = %(stage)s, step = greatest(step, %(step)s), steps = coalesce(%(steps)s, steps),
+    progress_seq = %(progress_seq)s,
     wake_at = greatest(wake_at, now() + make_interval(secs => %(patience)s))
 where id = %(id)s and seq = %(seq)s and attempt = %(attempt)s
-  and status = 'processing' and stage <> 'storing' and progress_seq < %(progress_seq)s
+  and status = 'processing' and call is null and progress_seq < %(progress_seq)s
 returning id
 """
 
@@ -147,7 +182,8 @@ with received as (
 ),
 settled as (
   update private.generation_calls
-  set call_id = %(call_id)s, status = %(call_status)s, result = %(result)s, error = %(error)s,
+  set call_id = %(call_id)s, task = %(task)s, status = %(call_status)s, result = %(result)s,
+      error = %(error)s,
       timing = %(timing)s, fingerprint = %(fingerprint)s, gpu = %(gpu)s, gpu_seconds = %(gpu_seconds)s,
       usd_micros = %(usd_micros)s, finished_at = now()
   where job_id = %(id)s and seq = %(seq)s and attempt = %(attempt)s
@@ -160,11 +196,11 @@ charged as (
   from settled where j.id = settled.job_id and j.status in ('completed', 'failed', 'canceled')
 )
 update public.generation_jobs j
-set status = 'processing', stage = 'storing', version = version + 1, tries = 0, call_id = %(call_id)s,
+set status = 'processing', stage = %(stage)s, version = version + 1, tries = 0, call_id = %(call_id)s,
     call = %(call)s, step = greatest(step, %(step)s), leased_by = %(worker)s,
     started_at = coalesce(started_at, now()), wake_at = now() + make_interval(secs => %(lease)s)
 where id = %(id)s and seq = %(seq)s and attempt = %(attempt)s
-  and status in ('queued', 'processing') and stage <> 'storing'
+  and status in ('queued', 'processing') and call is null and not waiting
 returning j.*, false as expired
 """
 
@@ -190,6 +226,86 @@ where id = %(id)s and version = %(version)s
 returning id
 """
 
+_SPENT = """
+  (cost_usd_micros, gpu_seconds) = (
+    select coalesce(sum(c.usd_micros), 0), coalesce(sum(c.gpu_seconds), 0)
+    from private.generation_calls c where c.job_id = generation_jobs.id and c.status <> 'lost')
+"""
+
+# What a call has left behind, kept with the move that it allows.
+_CHANGED = """
+  state = state || %(state)s, prompt_enhanced = coalesce(%(prompt_enhanced)s, prompt_enhanced),
+  prompt_final = coalesce(%(prompt_final)s, prompt_final),
+  enhance_status = coalesce(%(enhance_status)s, enhance_status), seed = coalesce(%(seed)s, seed),
+  "references" = coalesce(%(references)s, "references")
+"""
+
+# A child that ends while its parent is leased sets the parent's alarm; this keeps it.  The clock is read
+# again when the row had to be waited for, which now() is not.
+_NEXT_LOOK = """
+  wake_at = case when wake_at <= clock_timestamp() then wake_at
+            else now() + make_interval(secs => %(seconds)s) end
+"""
+
+NEXT = f"""
+with moved as (
+  update public.generation_jobs
+  set version = version + 1, seq = seq + 1, attempt = 1, tries = 0, step = 0, progress_seq = 0,
+      call_id = null, call = null, stage = 'loading', waiting = false, leased_by = %(worker)s,
+      wake_at = now() + make_interval(secs => %(lease)s), {_SPENT.strip()}, {_CHANGED.strip()}
+  where id = %(id)s and version = %(version)s
+  returning *
+),
+opened as (
+  insert into private.generation_calls (job_id, seq, attempt, user_id, task, model)
+  select id, seq, attempt, user_id, task, model from moved
+  on conflict do nothing
+)
+select *, expires_at <= now() as expired from moved
+"""
+
+FAN_OUT = f"""
+with moved as (
+  update public.generation_jobs
+  set version = version + 1, tries = 0, call_id = null, call = null, stage = 'generating', waiting = true,
+      leased_by = null, {_NEXT_LOOK.strip()}, {_SPENT.strip()}, {_CHANGED.strip()}
+  where id = %(id)s and version = %(version)s
+  returning *
+),
+never_made as (
+  delete from private.generation_calls c using moved
+  where c.job_id = moved.id and c.seq = moved.seq and c.attempt = moved.attempt
+    and c.status = 'pending' and c.call_id is null
+),
+born as (
+  insert into public.generation_jobs (
+    id, user_id, parent_id, slot, expires_at, task, priority, prompt_input, prompt_enhanced, prompt_final,
+    prompt_negative, enhance_status, style, model, width, height, num_images, seed, params, loras,
+    "references", visibility, metadata, estimated_usd_micros, steps, plan, inputs, image_kind
+  )
+  select
+    child.id, moved.user_id, moved.id, child.slot, moved.expires_at, child.task,
+    child.priority::public.job_priority, child.prompt_input, child.prompt_enhanced, child.prompt_final,
+    child.prompt_negative, child.enhance_status, child.style, child.model, child.width, child.height,
+    child.num_images, child.seed, child.params, child.loras, child."references", child.visibility,
+    child.metadata, child.estimated_usd_micros, child.steps, child.plan, child.inputs, child.image_kind
+  from moved, jsonb_to_recordset(%(children)s) as child (
+    id uuid, slot text, task text, priority text, prompt_input text, prompt_enhanced text, prompt_final text,
+    prompt_negative text, enhance_status text, style text, model text, width int, height int, num_images int,
+    seed bigint, params jsonb, loras jsonb, "references" jsonb, visibility text, metadata jsonb,
+    estimated_usd_micros bigint, steps int, plan text, inputs jsonb, image_kind text)
+  on conflict do nothing
+)
+select id from moved
+"""
+
+WAIT_FOR_CHILDREN = f"""
+update public.generation_jobs
+set version = version + 1, tries = 0, leased_by = null, {_NEXT_LOOK.strip()}
+where id = %(id)s and version = %(version)s
+returning id
+"""
+
 # What ends a job, whatever the end: the row, the outbox and the parent's alarm in one statement.
 _ENDED = """
 announced as (
@@ -207,23 +323,32 @@ with ended as (
   update public.generation_jobs
   set status = 'completed', stage = null, version = version + 1, wake_at = null,
       leased_by = null, call = null, finished_at = now(), result_url = %(result_url)s,
-      output_bytes = %(output_bytes)s,
-      step = greatest(step, steps), {{costs}}
+      output_bytes = %(output_bytes)s, waiting = false,
+      step = greatest(step, steps), {_CHANGED.strip()}, {{costs}}
   where id = %(id)s and version = %(version)s
-  returning id, user_id, parent_id, status
+  returning *
+),
+prompt as (
+  {_PROMPT.strip()}
+  from ended where %(assets)s <> '[]'::jsonb
+  on conflict (job_id, seq) do update set seq = excluded.seq
+  returning id, seq
 ),
 stored as (
   insert into public.generated_assets (
-    id, user_id, job_id, n, key, content_type, bytes, sha256, width, height, seed, visibility)
-  select a.id, ended.user_id, ended.id, a.n, a.key, a.content_type, a.bytes, a.sha256, a.width, a.height,
-    a.seed, %(visibility)s
+    id, user_id, job_id, n, kind, key, content_type, bytes, sha256, width, height, seed, visibility,
+    prompt_artifact_id)
+  select a.id, ended.user_id, ended.id, a.n, ended.image_kind, a.key, a.content_type, a.bytes, a.sha256,
+    a.width, a.height, a.seed, ended.visibility, coalesce(
+      (select id from prompt where prompt.seq = a.seq),
+      (select p.id from public.prompt_artifacts p where p.job_id = ended.id and p.seq = a.seq))
   from ended, jsonb_to_recordset(%(assets)s) as a(
-    id uuid, n int, key text, content_type text, bytes bigint, sha256 text, width int, height int,
+    id uuid, seq int, n int, key text, content_type text, bytes bigint, sha256 text, width int, height int,
     seed bigint)
   on conflict (id) do nothing
 ),
 {_ENDED}
-select id from ended
+select * from ended
 """
 
 FAIL = f"""
@@ -231,12 +356,12 @@ with ended as (
   update public.generation_jobs
   set status = 'failed', error_stage = stage, stage = null, version = version + 1, wake_at = null,
       leased_by = null, call = null, finished_at = now(), error_code = %(code)s, error_message = %(message)s,
-      error_retryable = %(retryable)s, {{costs}}
+      error_retryable = %(retryable)s, waiting = false, state = state || %(state)s, {{costs}}
   where id = %(id)s and version = %(version)s
-  returning id, user_id, parent_id, status
+  returning *
 ),
 {_ENDED}
-select id from ended
+select * from ended
 """
 
 EXPIRE_QUEUED = f"""
@@ -249,10 +374,10 @@ ended as (
   set status = 'failed', error_stage = stage, stage = null, version = version + 1, wake_at = null,
       finished_at = now(), error_code = %(code)s, error_message = %(message)s, error_retryable = %(retryable)s
   from late where j.id = late.id
-  returning j.id, j.user_id, j.parent_id, j.status
+  returning j.*
 ),
 {_ENDED}
-select id from ended
+select * from ended
 """
 
 # A job whose pictures are being stored is past canceling: nothing is left to save, and no object is orphaned.
@@ -260,23 +385,41 @@ CANCEL = f"""
 with ended as (
   update public.generation_jobs
   set status = 'canceled', stage = null, version = version + 1, wake_at = null,
-      leased_by = null, call = null, finished_at = now(), {{costs}}
+      leased_by = null, call = null, finished_at = now(), waiting = false, {{costs}}
   where id = %(id)s and user_id = %(user_id)s and status in ('queued', 'processing')
-    and stage <> 'storing'
-  returning id, user_id, parent_id, status, call_id
+    and stage is distinct from 'storing'
+  returning *
 ),
 {_ENDED}
-select call_id from ended
+select * from ended
 """
 
-_COSTS = """
+# Nothing runs on for a parent that has ended, however it ended.
+CANCEL_ORPHANS = f"""
+with orphans as (
+  select j.id from public.generation_jobs j join public.generation_jobs parent on parent.id = j.parent_id
+  where j.wake_at is not null and parent.wake_at is null and j.stage is distinct from 'storing'
+  limit 500 for update of j skip locked
+),
+ended as (
+  update public.generation_jobs
+  set status = 'canceled', stage = null, version = version + 1, wake_at = null,
+      leased_by = null, call = null, finished_at = now(), waiting = false, {{costs}}
+  where id in (select id from orphans)
+  returning *
+),
+{_ENDED}
+select * from ended
+"""
+
+_COSTS = f"""
       processing_time_ms = round(extract(epoch from now() - coalesce(started_at, now())) * 1000),
       queue_time_ms = round(extract(epoch from coalesce(started_at, now()) - created_at) * 1000),
-      (cost_usd_micros, gpu_seconds) = (
-        select coalesce(sum(c.usd_micros), 0), coalesce(sum(c.gpu_seconds), 0)
-        from private.generation_calls c where c.job_id = generation_jobs.id and c.status <> 'lost')
+      {_SPENT.strip()}
 """
-COMPLETE, FAIL, CANCEL = (text.format(costs=_COSTS.strip()) for text in (COMPLETE, FAIL, CANCEL))
+COMPLETE, FAIL, CANCEL, CANCEL_ORPHANS = (
+    text.format(costs=_COSTS.strip()) for text in (COMPLETE, FAIL, CANCEL, CANCEL_ORPHANS)
+)
 
 # Calls that outlived their job: canceled while the dispatch was under way, or by a gateway that died.
 STRAY_CALLS = """
@@ -291,6 +434,20 @@ CLOSE_CALL = """
 update private.generation_calls set status = 'lost', finished_at = now()
 where job_id = %(job_id)s and seq = %(seq)s and attempt = %(attempt)s
   and status in ('pending', 'queued', 'running')
+"""
+
+# Pictures that an ended job had stored on the way and did not keep.
+LEFTOVERS = """
+select j.id, array(
+    select picture ->> 'key' from jsonb_array_elements(j.state -> 'candidates') picture
+    where not exists (select from public.generated_assets a where a.key = picture ->> 'key')) as keys
+from public.generation_jobs j
+where j.wake_at is null and j.state ? 'candidates'
+limit 50
+"""
+
+FORGET_LEFTOVERS = """
+update public.generation_jobs set state = state - 'candidates' where id = %(id)s and wake_at is null
 """
 
 PRUNE = (

@@ -1,5 +1,7 @@
 """What the worker does with a claimed job: hand the call over, ask after a late one, settle an ended one.
 
+Which call it is, and what follows from its end, the job's plan says.
+
 Every step may be cut off anywhere and done again: dispatch keys, picture ids and object keys are derived
 from the row, and the row moves only through the repository's fenced statements.
 """
@@ -7,8 +9,11 @@ from the row, and the row moves only through the repository's fenced statements.
 import hashlib
 import io
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import structlog
 from PIL import Image
@@ -18,6 +23,19 @@ from gateway.config import Settings
 from gateway.gpu import CallUnknown, GpuBusy, GpuClient, GpuError, GpuRefused
 from gateway.jobs import lifecycle
 from gateway.jobs.lifecycle import ClaimedJob, Fail, Move, Requeue, Settle, Step, Wait
+from gateway.jobs.plans import (
+    CallSpec,
+    Complete,
+    FanOut,
+    Next,
+    Outcome,
+    Picture,
+    Plan,
+    Plans,
+    Row,
+    WaitForChildren,
+    stored,
+)
 from gateway.jobs.repository import Jobs
 from gateway.storage import DESIGNS, Buckets, StorageError
 from gateway.usage import usd_micros
@@ -31,10 +49,6 @@ SOURCE_SECONDS = 3600
 """How long the GPU service may take until it fetches a file: a queue, and the start of a GPU."""
 
 
-SOURCES = ("references", "mask")
-"""Fields of a request that name files, each as ``bucket/key``."""
-
-
 class BadPicture(Exception):
     """The bytes are not what the manifest says."""
 
@@ -46,45 +60,66 @@ class SourceGone(Exception):
 class Steps:
     """The steps of one worker, who signs its leases with ``worker``."""
 
-    def __init__(self, jobs: Jobs, gpu: GpuClient, buckets: Buckets, settings: Settings, worker: str) -> None:
+    def __init__(
+        self, jobs: Jobs, gpu: GpuClient, buckets: Buckets, settings: Settings, worker: str, plans: Plans
+    ) -> None:
         self._jobs = jobs
         self._gpu = gpu
         self._buckets = buckets
         self._settings = settings
         self._worker = worker
+        self._plans = plans
 
     async def advance(self, job: ClaimedJob) -> bool:
         """Take a claimed job one step on; whether that has ended it."""
         step = lifecycle.next_step(job)
         log.info("job_step", job_id=str(job.id), key=job.key, call_id=job.call_id, step=step.name.lower())
+        if job.plan not in self._plans:
+            return await self._leave(job)
         match step:
             case Step.EXPIRE:
                 return await self._jobs.fail(job, lifecycle.EXPIRED)
+            case Step.LOOK:
+                return await self._go_on(job, await self._jobs.children(job))
             case Step.DISPATCH:
-                return await self._dispatch(job)
+                return await self._go_on(job)
             case Step.ASK:
                 return await self._ask(job)
             case Step.SETTLE:
                 return await self.settle(job)
 
     async def settle(self, job: ClaimedJob) -> bool:
-        """Store what the ended call left behind, or fail with its reason; whether that has ended the job."""
+        """Do what follows from the ended call; whether that has ended the job."""
         assert job.call is not None
-        if job.call.status != "succeeded" or not isinstance(job.call.result, ImageResult):
+        if job.plan not in self._plans:
+            return await self._leave(job)
+        if job.call.status != "succeeded" or job.call.result is None:
             return await self._move(job, lifecycle.after_failed_call(job, job.call))
-        try:
-            assets = await self._store(job, job.call, job.call.result)
-        except CallUnknown:
-            return await self._give_up(job, lifecycle.after_loss(job), job.call.result)
-        except (GpuError, StorageError, BadPicture, OSError) as error:
-            log.warning("job_not_stored", job_id=str(job.id), error=str(error))
-            move = lifecycle.after_failed_store(job, str(error))
-            return await self._give_up(job, move, job.call.result)
-        return await self._jobs.complete(job, assets, f"/images/{assets[0]['id']}.{_extension(assets[0])}")
+        pictures: list[Picture] = []
+        if isinstance(job.call.result, ImageResult):
+            try:
+                pictures = await self._store(job, job.call, job.call.result)
+            except CallUnknown:
+                return await self._give_up(job, lifecycle.after_loss(job), job.call.result)
+            except (GpuError, StorageError, BadPicture, OSError) as error:
+                log.warning("job_not_stored", job_id=str(job.id), error=str(error))
+                move = lifecycle.after_failed_store(job, str(error))
+                return await self._give_up(job, move, job.call.result)
+        outcome = self._plan(job).settle(job, job.call.result, pictures)
+        return await self._carry_out(job, outcome, pictures)
 
     async def stumble(self, job: ClaimedJob) -> None:
         """A step broke in a way nobody foresaw: try again a few times, then fail rather than hang."""
-        await self._move(job, lifecycle.after_stumble(job))
+        match lifecycle.after_stumble(job):
+            case Fail() as why:
+                await self._jobs.fail(job, why)
+            case move:
+                await self._move(job, move)
+
+    async def tidy(self, job_id: UUID, keys: list[str]) -> None:
+        """Delete the pictures that an ended job stored and did not keep."""
+        await self._buckets[DESIGNS].delete(keys)
+        await self._jobs.forget_leftovers(job_id)
 
     async def close(self, stray: DictRow) -> None:
         """End a call whose job has ended without it, and charge what it had cost."""
@@ -102,13 +137,51 @@ class Steps:
             if call.status in ENDED:
                 await self._record((stray["job_id"], stray["seq"], stray["attempt"]), call)
 
-    async def _dispatch(self, job: ClaimedJob) -> bool:
+    async def _leave(self, job: ClaimedJob) -> bool:
+        """The plan is one of a newer gateway, while both run."""
+        return await self._move(job, Wait(lifecycle.STRANGER_SECONDS))
+
+    def _plan(self, job: ClaimedJob) -> Plan:
+        return self._plans[job.plan]
+
+    async def _go_on(self, job: ClaimedJob, children: Sequence[Row] = ()) -> bool:
+        """Make the next call, or do what else the plan wants."""
+        following = self._plan(job).next(job, children)
+        if isinstance(following, CallSpec):
+            return await self._dispatch(job, following)
+        return await self._carry_out(job, following)
+
+    async def _carry_out(self, job: ClaimedJob, outcome: Outcome, pictures: Sequence[Picture] = ()) -> bool:
+        """Write what the plan has decided; whether that has ended the job."""
+        candidates = {"candidates": [*stored(job), *pictures]} if pictures else {}
+        match outcome:
+            case Next(changes):
+                if job.seq >= lifecycle.CALLS_LIMIT:
+                    return await self._jobs.fail(job, lifecycle.TOO_MANY_CALLS, candidates)
+                changes = replace(changes, state=changes.state | candidates)
+                lease = self._settings.lease_seconds
+                moved = await self._jobs.next(job, changes, worker=self._worker, lease=lease)
+                return moved is not None and await self.advance(moved)
+            case FanOut(children, changes):
+                changes = replace(changes, state=changes.state | candidates)
+                await self._jobs.fan_out(job, children, changes, lifecycle.CHILDREN_SECONDS)
+            case WaitForChildren():
+                await self._jobs.wait_for_children(job, lifecycle.CHILDREN_SECONDS)
+            case Complete(kept, changes):
+                if any(picture not in kept for picture in pictures):
+                    changes = replace(changes, state=changes.state | candidates)
+                return await self._jobs.complete(job, kept, changes)
+            case Fail():
+                return await self._jobs.fail(job, outcome, candidates)
+        return False
+
+    async def _dispatch(self, job: ClaimedJob, spec: CallSpec) -> bool:
         try:
-            signed = await self._signed(job.request)
-            call_id = await self._gpu.submit(job.key, job.task, signed)
+            signed = await self._signed(spec.request)
+            call_id = await self._gpu.submit(job.key, spec.task, signed)
         except SourceGone as gone:
             log.warning("source_gone", job_id=str(job.id), source=str(gone))
-            return await self._jobs.fail(job, lifecycle.SOURCE_GONE)
+            return await self._move(job, lifecycle.SOURCE_GONE)
         except GpuBusy as busy:
             await self._jobs.requeue(job, Requeue(busy.retry_after), failed=False)
         except GpuRefused as refused:
@@ -118,7 +191,7 @@ class Steps:
             return await self._move(job, lifecycle.after_failed_submit(job))
         else:
             patience = self._settings.webhook_patience_seconds
-            await self._jobs.record_dispatched(job, call_id, job.request, patience)
+            await self._jobs.record_dispatched(job, call_id, spec, patience)
         return False
 
     async def _signed(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -126,19 +199,8 @@ class Steps:
 
         SourceGone when a file is no longer there.
         """
-        addresses = await self._addresses([use["url"] for use in _sources(request)])
-
-        def with_address(use: dict[str, Any]) -> dict[str, Any]:
-            return {**use, "url": addresses[use["url"]]}
-
-        signed = dict(request)
-        for name in SOURCES:
-            uses = request.get(name)
-            if isinstance(uses, list):
-                signed[name] = [with_address(use) for use in uses]
-            elif uses:
-                signed[name] = with_address(uses)
-        return signed
+        addresses = await self._addresses([source["url"] for source in _sources(request)])
+        return {name: _with_addresses(value, addresses) for name, value in request.items()}
 
     async def _addresses(self, places: list[str]) -> dict[str, str]:
         """A signed address for each ``bucket/key``."""
@@ -159,14 +221,16 @@ class Steps:
         """The webhook is late: the call is the truth."""
         assert job.call_id is not None
         patience = self._settings.webhook_patience_seconds
+        following = self._plan(job).next(job, ())
+        polls = following.polls if isinstance(following, CallSpec) else None
         try:
             call = await self._gpu.call(job.call_id)
         except CallUnknown:
             return await self._move(job, lifecycle.after_loss(job))
         except GpuError as error:
             log.warning("gpu_unreachable", job_id=str(job.id), error=str(error))
-            return await self._move(job, lifecycle.after_silence(job, patience))
-        return await self._move(job, lifecycle.after_answer(job, call, patience), call)
+            return await self._move(job, lifecycle.after_silence(job, patience, polls))
+        return await self._move(job, lifecycle.after_answer(job, call, patience, polls), call)
 
     async def _move(self, job: ClaimedJob, move: Move, call: Call | None = None) -> bool:
         """Carry a move out; whether it has ended the job."""
@@ -176,27 +240,24 @@ class Steps:
             case Requeue():
                 await self._jobs.requeue(job, move, failed=not move.lost)
             case Fail():
-                return await self._jobs.fail(job, move)
+                return await self._carry_out(job, self._plan(job).give_up(job, move))
             case Settle(ended):
                 leased = await self._record((job.id, job.seq, job.attempt), ended)
                 return leased is not None and await self.settle(leased)
         return False
 
     async def _give_up(self, job: ClaimedJob, move: Move, result: ImageResult) -> bool:
-        """What an attempt has stored goes away with it, once the fence has agreed that it is over."""
+        """What an attempt may have stored goes away with it, once the fence has agreed that it is over."""
+        pictures = [_named(job, picture) for picture in result.images]
         match move:
             case Fail():
-                over = await self._jobs.fail(job, move)
+                return await self._carry_out(job, self._plan(job).give_up(job, move), pictures)
             case Requeue():
-                over = await self._jobs.requeue(job, move, failed=False)
-            case _:
-                return await self._move(job, move)
-        if over:
-            with suppress(StorageError, OSError):
-                await self._buckets[DESIGNS].delete(
-                    lifecycle.object_key(job, picture) for picture in result.images
-                )
-        return over and isinstance(move, Fail)
+                if await self._jobs.requeue(job, move, failed=False):
+                    with suppress(StorageError, OSError):
+                        await self._buckets[DESIGNS].delete(picture["key"] for picture in pictures)
+                return False
+        return await self._move(job, move)
 
     async def _record(self, key: tuple[Any, int, int], call: Call) -> ClaimedJob | None:
         return await self._jobs.record_result(
@@ -207,17 +268,22 @@ class Steps:
             lease=self._settings.lease_seconds,
         )
 
-    async def _store(self, job: ClaimedJob, call: Call, result: ImageResult) -> list[dict[str, Any]]:
+    async def _store(self, job: ClaimedJob, call: Call, result: ImageResult) -> list[Picture]:
         if not result.images:
             raise BadPicture("the call succeeded without a picture")
         return [await self._store_one(job, call, picture) for picture in result.images]
 
-    async def _store_one(self, job: ClaimedJob, call: Call, picture: PictureInfo) -> dict[str, Any]:
+    async def _store_one(self, job: ClaimedJob, call: Call, picture: PictureInfo) -> Picture:
         content = await self._gpu.picture(call.call_id, picture.n)
         check_picture(content, picture)  # a hash and a header: less than a hop to a thread costs
-        key = lifecycle.object_key(job, picture)
-        await self._buckets[DESIGNS].put(key, content, picture.content_type)
-        return {"id": str(lifecycle.image_id(job, picture.n)), "key": key, **picture.model_dump()}
+        named = _named(job, picture)
+        await self._buckets[DESIGNS].put(named["key"], content, picture.content_type)
+        return named
+
+
+def _named(job: ClaimedJob, picture: PictureInfo) -> Picture:
+    key, identity = lifecycle.object_key(job, picture), lifecycle.image_id(job, picture.n)
+    return {"id": str(identity), "key": key, "seq": job.seq, **picture.model_dump()}
 
 
 def check_picture(content: bytes, picture: PictureInfo) -> None:
@@ -233,13 +299,21 @@ def check_picture(content: bytes, picture: PictureInfo) -> None:
         raise BadPicture(f"picture {picture.n}: is {found}")
 
 
-def _sources(request: dict[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for name in SOURCES:
-        uses = request.get(name) or []
-        found += uses if isinstance(uses, list) else [uses]
-    return found
+def _sources(value: Any) -> Iterator[dict[str, Any]]:
+    """Every file that a request names, as ``bucket/key`` and sha256."""
+    if isinstance(value, dict):
+        if "sha256" in value:
+            yield value
+        for each in value.values():
+            yield from _sources(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _sources(each)
 
 
-def _extension(asset: dict[str, Any]) -> str:
-    return str(asset["key"]).rpartition(".")[2]
+def _with_addresses(value: Any, addresses: dict[str, str]) -> Any:
+    if isinstance(value, list):
+        return [_with_addresses(each, addresses) for each in value]
+    if isinstance(value, dict) and "sha256" in value:
+        return {**value, "url": addresses[value["url"]]}
+    return value

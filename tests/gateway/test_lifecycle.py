@@ -12,6 +12,7 @@ from modal_app.contract import Call, CallError, CallStatus, PictureInfo
 JOB = ClaimedJob(
     id=UUID(int=1),
     user_id=UUID(int=2),
+    plan="image",
     task="image",
     model="instant",
     stage="loading",
@@ -22,9 +23,10 @@ JOB = ClaimedJob(
     step=0,
     call_id=None,
     call=None,
-    request={},
+    waiting=False,
     visibility="public",
     expired=False,
+    row={},
 )
 
 
@@ -37,7 +39,8 @@ def test_a_job_past_its_deadline_is_given_up() -> None:
 
 
 def test_pictures_that_were_paid_for_are_stored_even_past_the_deadline() -> None:
-    assert lifecycle.next_step(replace(JOB, stage="storing", expired=True)) is Step.SETTLE
+    ended = replace(JOB, stage="storing", call=call("succeeded"), expired=True)
+    assert lifecycle.next_step(ended) is Step.SETTLE
 
 
 def test_a_claimed_job_without_a_call_is_dispatched_and_one_with_a_call_asked_after() -> None:

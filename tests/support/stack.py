@@ -232,7 +232,8 @@ class Stack:
     def objects(self) -> list[str]:
         """Keys of every object in the bucket."""
         bucket = self.folder / "buckets" / "generated-designs"
-        return sorted(path.relative_to(bucket).as_posix() for path in bucket.rglob("*") if path.is_file())
+        files = [path for path in bucket.rglob("*") if path.is_file() and not path.name.startswith(".part-")]
+        return sorted(path.relative_to(bucket).as_posix() for path in files)
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,79 @@
+"""The plan of task ``image``: a better prompt first, where one was asked for, then the pictures."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from gateway.jobs import recipes
+from gateway.jobs.lifecycle import ClaimedJob, Fail
+from gateway.jobs.plans import CallSpec, Changes, Complete, Next, Outcome, Picture, Plan, Row
+from gateway.storage import DESIGNS
+from modal_app.contract import EnhanceRequest, EnhanceResult, ImageRequest, ImageResult, LanguageResult
+
+ENHANCE_POLLS = 10
+"""Two minutes at a patience of 5 s.  A model that takes longer to load holds up its picture as well."""
+
+UNUSABLE = Fail("bad_answer", "The GPU service answered something else than was asked.", retryable=True)
+
+
+class ImagePlan(Plan):
+    """``enhance?`` → ``image``.  An enhancement that fails leaves the prompt that the job began with."""
+
+    def next(self, job: ClaimedJob, children: Sequence[Row]) -> CallSpec | Outcome:
+        if _is_enhancing(job):
+            return CallSpec("enhance", enhance_request(job.row), ENHANCE_POLLS)
+        return CallSpec("image", image_request(job.row))
+
+    def settle(
+        self, job: ClaimedJob, result: ImageResult | LanguageResult, pictures: Sequence[Picture]
+    ) -> Outcome:
+        match result:
+            case EnhanceResult():
+                return Next(_enhanced(job.row, result))
+            case ImageResult():
+                return Complete(pictures)
+        return self.give_up(job, UNUSABLE)
+
+    def give_up(self, job: ClaimedJob, why: Fail) -> Outcome:
+        if _is_enhancing(job):
+            return Next(Changes(state={"enhance": {"status": "fallback", "error": why.code}}))
+        return why
+
+
+def _is_enhancing(job: ClaimedJob) -> bool:
+    """A retry takes over what the first job was given, and asks again for what it was not."""
+    asked, done = "enhance" in job.row["inputs"], job.row["prompt_enhanced"] is not None
+    return asked and not done and "enhance" not in job.row["state"]
+
+
+def _enhanced(row: Row, result: EnhanceResult) -> Changes:
+    if result.answered_by == "fallback":
+        return Changes(state={"enhance": {"status": "fallback"}})
+    return Changes(
+        state={"enhance": {"status": "done"}},
+        prompt_enhanced=result.prompt,
+        prompt_final=recipes.final_prompt(result.prompt, row["style"], row["references"]),
+        enhance_status="done",
+    )
+
+
+def enhance_request(row: Row) -> dict[str, Any]:
+    """The request of task ``enhance``; ``inputs["enhance"]`` has its mode, trained words, names, context."""
+    asked = {"model": row["model"], "prompt": row["prompt_input"], **row["inputs"]["enhance"]}
+    return EnhanceRequest.model_validate(asked).model_dump(mode="json")
+
+
+def image_request(row: Row) -> dict[str, Any]:
+    """The request of task ``image`` that a job's row describes; its files are named ``bucket/key``."""
+    named = ("model", "width", "height", "num_images", "seed")
+    uses = [{**use, "url": f"{use.get('bucket', DESIGNS)}/{use['key']}"} for use in row["references"]]
+    request = ImageRequest.model_validate(
+        {
+            **{name: row[name] for name in named},
+            **row["params"],
+            "prompt": row["prompt_final"],
+            "negative_prompt": row["prompt_negative"],
+            "references": [use for use in uses if use["role"] != "mask"],
+            "mask": next((use for use in uses if use["role"] == "mask"), None),
+        }
+    )
+    return request.model_dump(mode="json", exclude_none=True)
