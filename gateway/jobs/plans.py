@@ -28,7 +28,7 @@ POLL_AFTER_MS = 2000
 
 @dataclass(frozen=True)
 class CallSpec:
-    """A call to make.  The request names files as ``bucket/key`` and sha256; they are signed when it is sent."""
+    """A call to make.  Its request names files as ``bucket/key`` and sha256; they are signed when sent."""
 
     task: Task
     request: dict[str, Any]

@@ -42,7 +42,7 @@ def uploads(tmp_path: Path) -> Counting:
 
 @pytest.fixture
 def renderer(designs: Counting, uploads: Counting) -> Renderer:
-    return Renderer(HERE, {bucket.name: bucket for bucket in (designs, uploads)})
+    return Renderer(HERE, {bucket.name: bucket for bucket in (designs, uploads)}, {})
 
 
 async def picture(bucket: LocalBucket, visibility: str) -> dict[str, Any]:

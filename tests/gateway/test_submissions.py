@@ -86,7 +86,7 @@ async def test_a_first_try_that_its_repeat_overtakes_finds_the_job_made(product:
     waiting, go_on = asyncio.Event(), asyncio.Event()
     assert product.app is not None
     service = product.app.state.jobs
-    look_up = service._recipe
+    look_up = service.recipe
 
     async def held_up(caller: Any, body: Any) -> Any:
         if not waiting.is_set():
@@ -94,7 +94,7 @@ async def test_a_first_try_that_its_repeat_overtakes_finds_the_job_made(product:
             await go_on.wait()
         return await look_up(caller, body)
 
-    service._recipe = held_up
+    service.recipe = held_up
     try:
         first_try = asyncio.create_task(post(user, 0))
         await waiting.wait()
@@ -102,7 +102,7 @@ async def test_a_first_try_that_its_repeat_overtakes_finds_the_job_made(product:
         go_on.set()
         first = await first_try
     finally:
-        service._recipe = look_up
+        service.recipe = look_up
     assert repeat.json()["id"] == first.json()["id"]
     assert "idempotent-replayed" not in repeat.headers
     assert first.headers["idempotent-replayed"] == "true"
