@@ -30,6 +30,9 @@ from gateway.jobs.rendering import Renderer
 from gateway.jobs.repository import Jobs
 from gateway.jobs.service import JobService
 from gateway.jobs.steps import Steps
+from gateway.openai import routes as openai_routes
+from gateway.openai.models import Models
+from gateway.openai.service import OpenAIImages
 from gateway.outside import Outside
 from gateway.prompts import styles
 from gateway.storage import routes as storage_routes
@@ -58,6 +61,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(jobs_routes.callback_router)
     app.include_router(styles.router)
     app.include_router(styles.open_router)
+    app.include_router(openai_routes.router)
     app.include_router(images.router)
     app.include_router(images.open_router)
     app.include_router(storage_routes.router)
@@ -97,6 +101,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.jobs = JobService(
             jobs, gpu, hub, settings, on_created=worker.wake, on_canceled=worker.sweep
         )
+        app.state.openai_images = OpenAIImages(app.state.jobs, app.state.images, app.state.renderer)
+        app.state.models = Models(db, gpu, settings.default_model)
         yield
 
 

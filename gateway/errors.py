@@ -12,7 +12,9 @@ where OpenAI's SDKs look for them.
     ├── PayloadTooLarge     413
     ├── UnsupportedMedia    415
     ├── Malformed           422  the input itself is wrong
-    └── Unavailable         503  try again
+    ├── JobFailed           500  the job behind the request has ended without pictures
+    ├── Unavailable         503  try again
+    └── TimedOut            504  nothing came of it in time
 """
 
 from collections.abc import Mapping
@@ -93,8 +95,20 @@ class Malformed(ApiError):
     status, code = 422, "validation_failed"
 
 
+class JobFailed(ApiError):
+    status, code = 500, "job_failed"
+
+    def __init__(self, detail: str, *, retryable: bool, **kwargs: Any) -> None:
+        super().__init__(detail, **kwargs)
+        self.retryable = retryable
+
+
 class Unavailable(ApiError):
     status, code, retryable = 503, "unavailable", True
+
+
+class TimedOut(ApiError):
+    status, code, retryable = 504, "timeout", True
 
 
 _CODE_OF_STATUS = {
@@ -116,11 +130,15 @@ _OPENAI_TYPE_OF_STATUS = {
 }
 
 
+def openai_error(error: ApiError) -> dict[str, str | None]:
+    """An error as OpenAI's SDKs read it."""
+    fallback = "invalid_request_error" if error.status < 500 else "server_error"
+    kind = _OPENAI_TYPE_OF_STATUS.get(error.status, fallback)
+    return {"message": error.detail, "type": kind, "param": error.param, "code": error.code}
+
+
 def problem(request: Request, error: ApiError) -> JSONResponse:
     """The answer to one error."""
-    openai_type = _OPENAI_TYPE_OF_STATUS.get(
-        error.status, "invalid_request_error" if error.status < 500 else "server_error"
-    )
     body: dict[str, Any] = {
         "type": f"urn:tenkaigen:problem:{error.code}",
         "title": HTTPStatus(error.status).phrase,
@@ -130,7 +148,7 @@ def problem(request: Request, error: ApiError) -> JSONResponse:
         "code": error.code,
         "request_id": getattr(request.state, "request_id", None),
         "retryable": error.retryable,
-        "error": {"message": error.detail, "type": openai_type, "param": error.param, "code": error.code},
+        "error": openai_error(error),
     }
     if error.errors is not None:
         body["errors"] = error.errors

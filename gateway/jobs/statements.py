@@ -453,6 +453,6 @@ update public.generation_jobs set state = state - 'candidates' where id = %(id)s
 PRUNE = (
     "delete from private.webhook_inbox where received_at < now() - interval '30 days'",
     "delete from private.idempotency_keys where created_at < now() - interval '24 hours'",
-    "delete from private.submissions where created_at < now() - interval '1 hour'",
+    "delete from private.submissions where created_at < now() - interval '25 hours'",  # a job lives 24
     "delete from private.job_events where created_at < now() - interval '24 hours'",
 )

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Request
 
 RETRY_WINDOW_SECONDS = 600.0
-"""How far back a repeat without a key looks: the SDKs' own timeout."""
+"""How far back a repeat without a key looks for a job that has ended; one that runs it always finds."""
 
 IdempotencyKey = Annotated[
     str | None,

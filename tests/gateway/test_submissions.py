@@ -58,12 +58,23 @@ async def test_a_repeat_attaches_to_nothing_of_another_body_path_or_credential(p
     assert compat.json()["jobId"] != first
 
 
+TEN_MINUTES_AGO = """
+update private.submissions set created_at = now() - interval '601 seconds' where job_id = %s returning job_id
+"""
+
+
 async def test_a_repeat_after_ten_minutes_is_a_new_wish(product: Stack) -> None:
     user = product.new_user()
+    first = await user.ended((await post(user, 0)).json()["id"])
+    product.rows(TEN_MINUTES_AGO, first["id"])
+    assert (await post(user, 1)).json()["id"] != first["id"]
+
+
+async def test_a_job_that_runs_longer_than_its_clients_patience_is_found(idle: Stack) -> None:
+    user = idle.new_user()
     first = (await post(user, 0)).json()["id"]
-    older = "update private.submissions set created_at = now() - interval '601 seconds' where job_id = %s"
-    product.rows(older + " returning job_id", first)
-    assert (await post(user, 1)).json()["id"] != first
+    idle.rows(TEN_MINUTES_AGO, first)
+    assert (await post(user, 1)).json()["id"] == first
 
 
 async def test_repeats_of_two_equal_requests_get_a_job_each(product: Stack) -> None:

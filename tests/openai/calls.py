@@ -1,0 +1,344 @@
+"""Calls of OpenAI's unmodified SDK, each with a client that waits and with one that awaits.
+
+Run as a program, by ``test_sdk.py`` and once for each version: takes BASE_URL, API_KEY and READER_KEY from
+the environment and prints {"version", "results": {"<client> <call>": null, "skipped…" or a traceback}}.
+"""
+
+import asyncio
+import base64
+import inspect
+import io
+import json
+import os
+import sys
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import openai
+from PIL import Image
+
+SMALL = {"size": "64x64"}
+
+
+class Skipped(Exception):
+    """This version has no such call or option."""
+
+
+class Client:
+    """One of the SDK's two clients, called alike."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._made = openai.OpenAI if kind == "sync" else openai.AsyncOpenAI
+        self.sdk = self.new()
+
+    def new(self, key: str = "", **options: Any) -> Any:
+        url = os.environ["BASE_URL"]
+        return self._made(base_url=url, api_key=key or os.environ["API_KEY"], **options)
+
+    async def call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The method's result, awaited where need be; Skipped when it lacks one of the arguments."""
+        known = inspect.signature(method).parameters
+        missing = [name for name in kwargs if name not in known]
+        if missing and not any(p.kind == p.VAR_KEYWORD for p in known.values()):
+            raise Skipped(", ".join(missing))
+        result = method(*args, **kwargs)
+        return await result if inspect.isawaitable(result) else result
+
+    async def generate(self, prompt: str = "a fox", **kwargs: Any) -> Any:
+        return await self.call(self.sdk.images.generate, prompt=prompt, **{**SMALL, **kwargs})
+
+    async def items(self, found: Any) -> list[Any]:
+        """What a stream or a page yields."""
+        return [item async for item in found] if self.kind == "async" else list(found)
+
+    async def refused(self, error: type[Exception], made: Awaitable[Any]) -> Any:
+        """The error, which has to be of exactly this class."""
+        try:
+            await made
+        except openai.OpenAIError as raised:
+            assert type(raised) is error, f"{type(raised).__name__} instead of {error.__name__}: {raised}"
+            return raised
+        raise AssertionError(f"no {error.__name__}")
+
+
+Call = Callable[[Client], Awaitable[None]]
+CALLS: dict[str, Call] = {}
+
+
+def call(function: Call) -> Call:
+    CALLS[function.__name__] = function
+    return function
+
+
+def opened(data: str) -> Image.Image:
+    picture = Image.open(io.BytesIO(base64.b64decode(data)))
+    picture.load()
+    return picture
+
+
+@call
+async def refuses_a_wrong_key(client: Client) -> None:
+    strange = client.new("tk_nobody")
+    await client.refused(openai.AuthenticationError, client.call(strange.models.list))
+    await client.refused(
+        openai.AuthenticationError, client.call(strange.images.generate, prompt="a", **SMALL)
+    )
+
+
+@call
+async def refuses_a_key_without_the_scope(client: Client) -> None:
+    reader = client.new(os.environ["READER_KEY"])
+    error = await client.refused(
+        openai.PermissionDeniedError, client.call(reader.images.generate, prompt="a")
+    )
+    assert (error.status_code, error.code, error.type) == (403, "forbidden", "permission_error")
+
+
+@call
+async def refuses_an_unknown_model(client: Client) -> None:
+    error = await client.refused(openai.NotFoundError, client.call(client.sdk.models.retrieve, "no-such"))
+    assert (error.code, error.param) == ("model_not_found", "model")
+    error = await client.refused(openai.BadRequestError, client.generate(model="no-such"))
+    assert (error.code, error.param) == ("unknown_model", "model")
+
+
+@call
+async def refuses_a_model_that_is_not_served(client: Client) -> None:
+    error = await client.refused(openai.BadRequestError, client.generate(model="qwen-image"))
+    assert (error.code, error.param) == ("model_unavailable", "model")
+
+
+@call
+async def refuses_malformed_input(client: Client) -> None:
+    for wrong, param in (({"n": 11}, "n"), ({"n": 0}, "n"), ({"size": "64x65"}, "size")):
+        error = await client.refused(openai.UnprocessableEntityError, client.generate(**wrong))
+        assert (error.status_code, error.param) == (422, param), error.body
+    error = await client.refused(openai.UnprocessableEntityError, client.generate(""))
+    assert error.param == "prompt"
+
+
+@call
+async def refuses_what_it_cannot_do_by_name(client: Client) -> None:
+    cannot: list[dict[str, Any]] = [
+        {"background": "transparent"},
+        {"output_format": "gif"},
+        {"output_format": "svg"},
+        {"complexity": "high"},
+        {"frame_count": 4},
+        {"negative_prompt": "green"},
+        {"loras": json.dumps([{"lora": "sepia", "scale": 0.5}])},
+        {"loras": [{"lora": "sepia"}]},
+        {"no_such_field": 1},
+    ]
+    for extra in cannot:
+        error = await client.refused(openai.BadRequestError, client.generate(extra_body=extra))
+        assert (error.code, error.param) == ("unsupported_parameter", next(iter(extra))), error.body
+
+
+@call
+async def generates_a_picture(client: Client) -> None:
+    answer = await client.generate()
+    (data,) = answer.data
+    picture = opened(data.b64_json)
+    assert (picture.format, picture.size, data.url) == ("PNG", (64, 64), None)
+    assert data.revised_prompt == "a fox"
+    extra = answer.model_dump()
+    assert (extra["size"], extra["output_format"], extra["background"]) == ("64x64", "png", "opaque")
+    assert extra["quality"] in ("low", "medium", "high", "xhigh", "max")
+    assert extra["job_id"] and extra["cost_usd_micros"] >= 0 and extra["created"] > 1_700_000_000
+    used = extra["usage"]
+    assert used["input_tokens"] == sum(used["input_tokens_details"].values()) == 2
+    assert used["output_tokens"] == 64 * 64 // 256
+    assert used["total_tokens"] == used["input_tokens"] + used["output_tokens"]
+
+
+@call
+async def generates_several_with_seeds(client: Client) -> None:
+    answer = await client.generate(n=3, extra_body={"seed": 7})
+    assert [data.model_extra["seed"] for data in answer.data] == [7, 8, 9]
+    assert len({data.b64_json for data in answer.data}) == len(
+        {data.model_extra["id"] for data in answer.data}
+    )
+
+
+@call
+async def generates_the_same_from_the_same_seed(client: Client) -> None:
+    first = await client.generate(extra_body={"seed": 3})
+    again = await client.generate(extra_body={"seed": 3})
+    assert first.data[0].b64_json == again.data[0].b64_json
+    assert first.model_extra["job_id"] != again.model_extra["job_id"]
+
+
+@call
+async def gives_addresses(client: Client) -> None:
+    by_url = await client.generate(response_format="url", extra_body={"seed": 5})
+    (data,) = by_url.data
+    assert data.b64_json is None
+    same = await client.generate(extra_body={"seed": 5})
+    content = httpx.get(data.url).content  # noqa: ASYNC210
+    assert content == base64.b64decode(same.data[0].b64_json)
+
+
+@call
+async def understands_every_size(client: Client) -> None:
+    for size, pixels in (
+        ("auto", (1024, 1024)),
+        ("256x256", (256, 256)),
+        ("1792x1024", (1792, 1024)),
+        ("1536x864", (1536, 864)),
+        ("ref_portrait", (832, 1216)),
+    ):
+        answer = await client.generate(size=size)
+        assert opened(answer.data[0].b64_json).size == pixels
+
+
+@call
+async def understands_every_quality(client: Client) -> None:
+    for quality in ("auto", "standard", "hd", "low", "medium", "high", "xhigh", "max"):
+        answer = await client.generate(quality=quality)
+        expected = {"auto": "high", "standard": "high", "hd": "high"}.get(quality, quality)
+        assert answer.model_dump()["quality"] == expected
+
+
+@call
+async def understands_every_format(client: Client) -> None:
+    sizes = {}
+    for name in ("png", "jpeg", "webp"):
+        for compression in (10, 90):
+            extra = {"output_format": name, "output_compression": compression, "seed": 1}
+            answer = await client.generate("a fox on a hill", size="256x256", extra_body=extra)
+            data = answer.data[0].b64_json
+            assert (opened(data).format, answer.model_dump()["output_format"]) == (name.upper(), name)
+            sizes[name, compression] = len(data)
+    assert sizes["jpeg", 10] < sizes["jpeg", 90]
+
+
+@call
+async def understands_the_options_of_the_newest(client: Client) -> None:
+    answer = await client.generate(
+        background="auto", moderation="low", output_format="webp", output_compression=50
+    )
+    assert opened(answer.data[0].b64_json).format == "WEBP"
+
+
+@call
+async def understands_styles(client: Client) -> None:
+    for style, words in (("vivid", "vivid"), ("natural", "natural"), ("Anime", "anime")):
+        answer = await client.generate(style=style)
+        assert words in answer.data[0].revised_prompt.lower()
+    error = await client.refused(openai.BadRequestError, client.generate(style="no such style"))
+    assert (error.code, error.param) == ("unknown_style", "style")
+
+
+@call
+async def takes_openais_names_for_the_default_model(client: Client) -> None:
+    for model in ("gpt-image-1", "gpt-image-1.5", "gpt-image-2.5-flare-2026-09-08", "dall-e-2", "dall-e-3"):
+        assert (await client.generate(model=model)).data[0].b64_json
+    assert (await client.generate(model="instant")).data[0].b64_json
+    alias = await client.call(client.sdk.models.retrieve, "gpt-image-1")
+    assert (alias.id, alias.model_extra["alias_of"]) == ("gpt-image-1", "instant")
+
+
+@call
+async def keeps_who_asked(client: Client) -> None:
+    answer = await client.generate(user="user-1", extra_body={"metadata": {"flow_id": "f"}})
+    job = await client.call(client.sdk.get, f"/jobs/{answer.model_extra['job_id']}", cast_to=object)
+    assert job["metadata"].items() >= {"user": "user-1", "flow_id": "f"}.items()
+    assert answer.model_dump()["safety_identifier"] == "user-1"
+
+
+@call
+async def finds_the_job_by_the_id_of_the_request(client: Client) -> None:
+    name = f"request-{os.urandom(8).hex()}"
+    raw = await client.call(
+        client.sdk.images.with_raw_response.generate,
+        prompt="a",
+        **SMALL,
+        extra_headers={"x-request-id": name},
+    )
+    assert raw.headers["x-request-id"] == name
+    job_id = raw.parse().model_extra["job_id"]
+    assert raw.headers["location"] == f"/v1/jobs/{job_id}"
+    found = await client.call(client.sdk.get, f"/jobs?metadata.request_id={name}", cast_to=object)
+    assert [job["id"] for job in found["data"]] == [job_id]
+
+
+@call
+async def replays_a_key(client: Client) -> None:
+    headers = {"Idempotency-Key": os.urandom(8).hex()}
+    first = await client.generate(extra_headers=headers)
+    again = await client.generate(extra_headers=headers)
+    assert first == again
+    error = await client.refused(
+        openai.UnprocessableEntityError, client.generate("another", extra_headers=headers)
+    )
+    assert error.code == "idempotency_key_reused"
+
+
+@call
+async def lists_models(client: Client) -> None:
+    models = await client.items(client.sdk.models.list())
+    by_id = {model.id: model for model in models}
+    assert {"instant", "tiny-qwen", "qwen-image", "qwen-image-edit-fast", "sdxl"} <= by_id.keys()
+    assert [id for id, model in by_id.items() if model.model_extra["available"]] == ["instant"]
+    row = by_id["qwen-image-fast"]
+    assert (row.object, row.owned_by, row.model_extra["family"]) == ("model", "Qwen", "qwen")
+    assert row.created > 1_700_000_000
+    again = await client.call(client.sdk.models.retrieve, "qwen-image-fast")
+    assert again == row
+
+
+@call
+async def streams(client: Client) -> None:
+    for partial_images in (0, 1, 2, 3):
+        stream = await client.call(
+            client.sdk.images.generate,
+            prompt="a fox",
+            **SMALL,
+            n=2,
+            stream=True,
+            partial_images=partial_images,
+            extra_body={"seed": 5},
+        )
+        events = await client.items(stream)
+        done = [event for event in events if event.type == "image_generation.completed"]
+        assert {event.type for event in events} <= {
+            "image_generation.completed",
+            "image_generation.partial_image",
+        }
+        assert [event.model_extra["seed"] for event in done] == [5, 6]
+        for event in done:
+            assert opened(event.b64_json).size == (64, 64)
+            assert (event.size, event.output_format, event.background) == ("64x64", "png", "opaque")
+            assert event.usage.output_tokens == 16 and event.created_at > 1_700_000_000
+
+
+@call
+async def streams_nothing_where_the_request_is_refused(client: Client) -> None:
+    wrong = {"prompt": "a", "stream": True, "background": "transparent"}
+    error = await client.refused(openai.BadRequestError, client.call(client.sdk.images.generate, **wrong))
+    assert error.param == "background"
+    lonely = client.call(client.sdk.images.generate, prompt="a", partial_images=2)
+    assert (await client.refused(openai.BadRequestError, lonely)).param == "partial_images"
+
+
+async def results() -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for kind in ("sync", "async"):
+        client = Client(kind)
+        for name, made in CALLS.items():
+            try:
+                await made(client)
+                found[f"{kind} {name}"] = None
+            except Skipped as missing:
+                found[f"{kind} {name}"] = f"skipped: no {missing}"
+            except Exception:
+                found[f"{kind} {name}"] = traceback.format_exc(limit=-3)
+    return found
+
+
+if __name__ == "__main__":
+    json.dump({"version": openai.__version__, "results": asyncio.run(results())}, sys.stdout)

@@ -1,0 +1,26 @@
+"""Running products for OpenAI's clients."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest_asyncio
+
+from tests.support.stack import Stack, stack
+
+INSTANT = {"GPU_MODELS": "instant", "GPU_NAME": "H100"}
+MODELS = {"default_model": "instant"}
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def product(new_database: Callable[[], str], new_folder: Callable[[], Path]) -> AsyncIterator[Stack]:
+    """Draws at once."""
+    async with stack(new_database(), new_folder(), gpu=INSTANT, **MODELS) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def slow(new_database: Callable[[], str], new_folder: Callable[[], Path]) -> AsyncIterator[Stack]:
+    """Takes three seconds for a picture."""
+    gpu = {**INSTANT, "INSTANT_SECONDS": "3"}
+    async with stack(new_database(), new_folder(), gpu=gpu, **MODELS) as running:
+        yield running
