@@ -18,7 +18,7 @@ import hmac
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 SCHEMA = 1
 EVENT_LIMIT_BYTES = 20_000
@@ -116,6 +116,23 @@ class ImageRequest(CallRequest):
         return [*self.references, *([self.mask] if self.mask else []), *self.loras]
 
 
+class UpscaleRequest(ImageRequest):
+    """Task ``upscale``: the one reference, an ``init`` picture, at ``width`` x ``height``, with new detail.
+
+    ``strength`` says how much is drawn anew: with too much of it every tile becomes a picture of its own.
+    """
+
+    num_images: Literal[1] = 1
+    strength: float = Field(default=0.2, gt=0.0, le=1.0)
+    mask: None = None
+
+    @model_validator(mode="after")
+    def _has_one_picture(self) -> "UpscaleRequest":
+        if [use.role for use in self.references] != ["init"]:
+            raise ValueError("upscale takes one reference, with the role init")
+        return self
+
+
 class EnhanceRequest(CallRequest):
     """Task ``enhance``: a plain prompt to a detailed one.
 
@@ -209,6 +226,7 @@ LanguageResult = EnhanceResult | ParseResult | ProfileResult | JudgeResult
 
 REQUESTS: dict[Task, type[ImageRequest] | type[LanguageRequest]] = {
     "image": ImageRequest,
+    "upscale": UpscaleRequest,
     "enhance": EnhanceRequest,
     "parse": ParseRequest,
     "profile": ProfileRequest,
@@ -244,7 +262,7 @@ class PictureInfo(Message):
 
 
 class ImageResult(Message):
-    """What ``image`` leaves behind: pictures to pull from ``/calls/{id}/images/{n}``."""
+    """What ``image`` and ``upscale`` leave behind: pictures to pull from ``/calls/{id}/images/{n}``."""
 
     task: Literal["image"] = "image"
     images: list[PictureInfo]

@@ -223,12 +223,12 @@ class LocalExecutor:
     def _companions(self, first: _Run) -> list[_Run]:
         """Waiting calls that would draw the same pictures in one run with the first as alone."""
         loaded = self._engines.get(first.request.model)
-        if not isinstance(loaded, engine.BatchEngine) or not isinstance(first.request, ImageRequest):
+        if not isinstance(loaded, engine.BatchEngine) or type(first.request) is not ImageRequest:
             return []
         key, room, found = loaded.batch_key(first.request), PICTURES_TOGETHER - first.pictures, []
         for run in self._waiting if key is not None else ():
             request = run.request
-            if not isinstance(request, ImageRequest) or request.model != first.request.model:
+            if type(request) is not ImageRequest or request.model != first.request.model:
                 continue
             if run.pictures <= room and loaded.batch_key(request) == key:
                 found.append(run)

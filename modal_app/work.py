@@ -13,6 +13,7 @@ from modal_app.contract import (
     LanguageRequest,
     LanguageResult,
     PictureInfo,
+    UpscaleRequest,
     seal,
 )
 from modal_app.engine import Drawing, Engine, Files, LanguageEngine, OnStep, language, pictures
@@ -27,6 +28,10 @@ def carry_out(
     cancelled: Callable[[], bool],
 ) -> Drawing | LanguageResult:
     """What the request asks for; EngineError.  A language task is done by rules where no model can."""
+    if isinstance(request, UpscaleRequest):
+        from modal_app.engine.upscale import upscale  # noqa: PLC0415 - needs numpy
+
+        return upscale(loaded, request, files, on_step, cancelled)
     if isinstance(request, ImageRequest):
         return loaded.run(request, files, on_step, cancelled)
     if isinstance(loaded, LanguageEngine):

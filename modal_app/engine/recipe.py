@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from modal_app.contract import ImageRequest
+from modal_app.contract import ImageRequest, UpscaleRequest
 from modal_app.engine import Drawing
 
 SCHEMA = 1
@@ -21,6 +21,7 @@ def recipe(request: ImageRequest, drawing: Drawing, n: int) -> dict[str, Any]:
     scales = ("true_cfg_scale", "guidance_scale", "strength")
     return {
         "schema": SCHEMA,
+        "task": "upscale" if isinstance(request, UpscaleRequest) else "image",
         **{name: getattr(request, name) for name in (*named, *scales)},
         "seed": picture.seed,
         "references": [{"sha256": use.sha256, "role": use.role} for use in request.references],
