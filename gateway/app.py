@@ -12,7 +12,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from gateway import errors, images, logs, studio
-from gateway.auth import Authenticator
+from gateway.accounts import api_keys, sessions
+from gateway.auth import Authenticator, SupabaseAuth
 from gateway.config import Settings
 from gateway.db import Database
 from gateway.events import EventHub
@@ -65,6 +66,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(images.router)
     app.include_router(images.open_router)
     app.include_router(storage_routes.router)
+    app.include_router(sessions.router)
+    app.include_router(sessions.authenticated_router)
+    app.include_router(api_keys.router)
     app.add_api_route("/healthz", healthz, tags=["operations"])
     app.add_api_route("/readyz", readyz, tags=["operations"])
     app.include_router(studio.router)
@@ -79,6 +83,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(Database(settings))
         buckets = await stack.enter_async_context(open_buckets(settings))
+        supabase_auth = (
+            await stack.enter_async_context(SupabaseAuth(settings)) if settings.supabase_url else None
+        )
         gpu = await stack.enter_async_context(GpuClient(settings))
         hub = await stack.enter_async_context(EventHub(db))
         plans: dict[str, Plan] = {"image": ImagePlan(), **dict.fromkeys(LANGUAGE_TASKS, LanguagePlan())}
@@ -93,7 +100,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
         app.state.db, app.state.gpu, app.state.buckets = db, gpu, buckets
         app.state.outside = Outside(allow_private=settings.allow_private_urls)
-        app.state.authenticator = Authenticator(db)
+        app.state.supabase_auth = supabase_auth
+        app.state.authenticator = Authenticator(db, settings, supabase_auth)
         app.state.callbacks = Callbacks(jobs, settings, name)
         app.state.on_callback = on_callback
         app.state.renderer = Renderer(settings.public_url, buckets, plans)

@@ -3,6 +3,7 @@
 import ipaddress
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
+from uuid import UUID
 
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -26,6 +27,10 @@ class Settings(BaseSettings):
     supabase_url: str = ""
     supabase_secret_key: SecretStr = SecretStr("")
     supabase_service_role_key: SecretStr = SecretStr("")
+    supabase_publishable_key: SecretStr = SecretStr("")
+    supabase_anon_key: SecretStr = SecretStr("")
+    supabase_jwt_secret: SecretStr = SecretStr("")
+    local_user_id: str = ""
 
     modal_generate_endpoint: str = ""
     modal_key: SecretStr = SecretStr("")
@@ -58,11 +63,24 @@ class Settings(BaseSettings):
                 f"{', '.join(missing)} not configured. Set it in the environment or in .env "
                 "(.env.example says what each is), or run `tenkaigen up`, which needs none."
             )
-        if not _is_loopback(self.host) and not self.site_url:
+        if not is_loopback(self.host) and not self.site_url:
             raise ConfigurationError(
                 "SITE_URL not configured: the address under which others reach this gateway."
             )
+        self._require_sign_in()
         return self
+
+    def _require_sign_in(self) -> None:
+        if self.supabase_url and not self.supabase_url.startswith(("https://", "http://")):
+            raise ConfigurationError(
+                "SUPABASE_URL is not a web address such as https://<project>.supabase.co."
+            )
+        if not self.supabase_url and (self.supabase_jwt_secret.get_secret_value() or self.auth_key):
+            raise ConfigurationError(
+                "SUPABASE_URL not configured, but a key of a Supabase project is: set both or neither."
+            )
+        if self.local_user_id and not _is_uuid(self.local_user_id):
+            raise ConfigurationError("LOCAL_USER_ID is not a UUID.")
 
     @property
     def public_url(self) -> str:
@@ -73,6 +91,17 @@ class Settings(BaseSettings):
     def supabase_key(self) -> SecretStr:
         """The project's secret key; the legacy service role key where there is none."""
         return self.supabase_secret_key if _text(self.supabase_secret_key) else self.supabase_service_role_key
+
+    @property
+    def auth_url(self) -> str:
+        """Supabase's auth service, which its tokens name as their issuer; empty without a project."""
+        return f"{self.supabase_url.rstrip('/')}/auth/v1" if self.supabase_url else ""
+
+    @property
+    def auth_key(self) -> str:
+        """The key that tells Supabase which project calls; it opens nothing by itself."""
+        named = self.supabase_publishable_key, self.supabase_anon_key
+        return next((key.get_secret_value() for key in named if key.get_secret_value()), "")
 
     @property
     def service_database_url(self) -> str:
@@ -92,11 +121,20 @@ def login_as(database_url: str, role: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{role}{''.join(project)}{colon}{password}{at or '@'}{host}"))
 
 
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _text(value: str | SecretStr) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether this name or address is one of the machine itself."""
     if host == "localhost":
         return True
     try:

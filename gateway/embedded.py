@@ -7,12 +7,14 @@ from uuid import UUID
 import psycopg
 
 from gateway.auth import key_sha256, new_key
+from gateway.config import ConfigurationError
 from gateway.migrate import migrate
 from gateway.postgres import PostgresServer
 
 SHIM = Path(__file__).with_name("supabase_shim.sql")
-LOCAL_USER = "you@localhost"
 
+IS_SUPABASE = "select from pg_roles where rolname = 'supabase_admin'"
+FIND_USER = "select id from auth.users where lower(email) = lower(%(email)s) and deleted_at is null limit 1"
 FIND_OR_ADD_USER = """
 with added as (
   insert into auth.users (email) values (%(email)s) on conflict (email) do nothing returning id
@@ -57,11 +59,24 @@ class EmbeddedPostgres:
         return self.admin_url.replace("postgres:@", "gateway:@", 1)
 
 
+def add_user(admin_url: str, email: str) -> UUID:
+    """The id of a user, who is made if there is none.
+
+    A Supabase project makes its users itself: there, ConfigurationError for one that it does not have.
+    """
+    with psycopg.connect(admin_url) as connection:
+        row = connection.execute(FIND_USER, {"email": email}).fetchone()
+        if row is None and connection.execute(IS_SUPABASE).fetchone():
+            raise ConfigurationError(f"the Supabase project has no user {email}. Invite them there first.")
+        row = row or connection.execute(FIND_OR_ADD_USER, {"email": email}).fetchone()
+    assert row is not None
+    return UUID(str(row[0]))
+
+
 def add_key(admin_url: str, email: str, scopes: list[str]) -> tuple[UUID, str]:
     """(user id, key): a new key for a user, who is made if there is none. The key is told only here."""
     key = new_key()
+    user_id = add_user(admin_url, email)
     with psycopg.connect(admin_url) as connection:
-        row = connection.execute(FIND_OR_ADD_USER, {"email": email}).fetchone()
-        assert row is not None
-        connection.execute(ADD_KEY, (row[0], key[:7], key_sha256(key), scopes))
-    return row[0], key
+        connection.execute(ADD_KEY, (user_id, key[:7], key_sha256(key), scopes))
+    return user_id, key

@@ -12,6 +12,7 @@ where OpenAI's SDKs look for them.
     ├── PayloadTooLarge     413
     ├── UnsupportedMedia    415
     ├── Malformed           422  the input itself is wrong
+    ├── TooManyRequests     429  slow down; Retry-After says how long
     ├── JobFailed           500  the job behind the request has ended without pictures
     ├── Unavailable         503  try again
     └── TimedOut            504  nothing came of it in time
@@ -103,6 +104,10 @@ class JobFailed(ApiError):
         self.retryable = retryable
 
 
+class TooManyRequests(ApiError):
+    status, code, retryable = 429, "rate_limited", True
+
+
 class Unavailable(ApiError):
     status, code, retryable = 503, "unavailable", True
 
@@ -170,6 +175,13 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(psycopg.DataError)
     async def unstorable(request: Request, error: psycopg.DataError) -> JSONResponse:
         return problem(request, Malformed("A value cannot be stored; text must not contain NUL characters."))
+
+    @app.exception_handler(psycopg.errors.ForeignKeyViolation)
+    async def user_gone(request: Request, error: psycopg.errors.ForeignKeyViolation) -> JSONResponse:
+        """A token outlives its user: by an hour, unless the project says otherwise."""
+        if not (error.diag.constraint_name or "").endswith("_user_id_fkey"):
+            raise error
+        return problem(request, Unauthenticated())
 
     @app.exception_handler(psycopg.OperationalError)
     @app.exception_handler(PoolTimeout)

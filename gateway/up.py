@@ -23,8 +23,9 @@ from types import FrameType
 import httpx
 
 from gateway import client
+from gateway.auth import LOCAL_USER
 from gateway.config import ConfigurationError
-from gateway.embedded import LOCAL_USER, EmbeddedPostgres, add_key
+from gateway.embedded import EmbeddedPostgres, add_key, add_user
 
 READY_SECONDS = 90.0
 RESTART_SECONDS = 1.0
@@ -44,7 +45,7 @@ def run(data: Path, port: int) -> None:
         _refuse_taken(port)
         with EmbeddedPostgres(data, alone=True) as postgres:
             key = _first_key(data, postgres.admin_url)
-            children = _children(data, port, postgres.database_url)
+            children = _children(data, port, postgres)
             try:
                 url = f"http://127.0.0.1:{port}"
                 _wait_until_ready(url, children)
@@ -191,7 +192,7 @@ def _write_private(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def _children(data: Path, port: int, database_url: str) -> list[Child]:
+def _children(data: Path, port: int, postgres: EmbeddedPostgres) -> list[Child]:
     shared = {**os.environ, **_secrets(data), "DATA": str(data), "PORT": str(port)}
     gpu_port = _free_port()
     gpu = {
@@ -206,7 +207,8 @@ def _children(data: Path, port: int, database_url: str) -> list[Child]:
     }
     gateway = {
         **shared,
-        "DATABASE_URL": database_url,
+        "DATABASE_URL": postgres.database_url,
+        "LOCAL_USER_ID": str(add_user(postgres.admin_url, LOCAL_USER)),
         "MODAL_GENERATE_ENDPOINT": f"http://127.0.0.1:{gpu_port}",
     }
     logs = data / "logs"

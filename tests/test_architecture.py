@@ -21,6 +21,7 @@ SLICES = [
     "uploads",
     "usage",
     "webhooks",
+    "accounts",
 ]
 """From the top down: a slice may import those further down, never up."""
 INFRASTRUCTURE = [

@@ -1,23 +1,26 @@
 """Who is calling, and what they may do.
 
 A route of an ``APIRouter(route_class=AuthenticatedRoute)`` names its caller as ``Reader``, ``Generator`` or
-``Admin``: the scope that it asks for.
+``Admin``: the scope that it asks for.  ``Caller`` is anybody with a valid credential.
 """
 
-from gateway.auth.api_keys import ApiKeys, key_sha256, new_key
+from gateway.auth.api_keys import key_sha256, new_key
 from gateway.auth.authenticator import Authenticator
-from gateway.auth.principal import SCOPES, Principal
-from gateway.auth.routing import Admin, AuthenticatedRoute, Generator, Reader
+from gateway.auth.principal import LOCAL_USER, SCOPES, Principal
+from gateway.auth.routing import Admin, AuthenticatedRoute, Caller, Generator, Reader
+from gateway.auth.supabase import SupabaseAuth
 
 __all__ = [
+    "LOCAL_USER",
     "SCOPES",
     "Admin",
-    "ApiKeys",
     "AuthenticatedRoute",
     "Authenticator",
+    "Caller",
     "Generator",
     "Principal",
     "Reader",
+    "SupabaseAuth",
     "key_sha256",
     "new_key",
 ]

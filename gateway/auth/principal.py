@@ -6,6 +6,8 @@ from typing import Any
 from uuid import UUID
 
 SCOPES = ("generate", "read", "admin")
+LOCAL_USER = "you@localhost"
+"""The one user of a gateway that runs for whoever sits at the machine."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Principal:
     credential: str
     scopes: frozenset[str]
     verified: Mapping[str, Any] | None = None
-    """The claims of a Supabase token; an API key has none."""
+    """What was verified beyond the id: the claims of a Supabase token; an API key has none."""
 
     @property
     def claims(self) -> dict[str, Any]:

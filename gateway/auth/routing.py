@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.routing import APIRoute
-from fastapi.security import HTTPBearer
+from fastapi.security import APIKeyCookie, HTTPBearer
 from starlette.responses import Response
 
 from gateway.auth.principal import Principal
+from gateway.auth.sessions import COOKIE
 from gateway.errors import Forbidden, UnsupportedMedia
 
 if TYPE_CHECKING:
@@ -37,12 +38,27 @@ def _is_json(content_type: str) -> bool:
     return kind == "application/json" or kind.endswith("+json")
 
 
-_bearer = HTTPBearer(auto_error=False, description="An API key `tk_…`.")
+_bearer = HTTPBearer(
+    auto_error=False, description="An API key `tk_…`, or the access token of a user of the Supabase project."
+)
+_cookie = APIKeyCookie(
+    name=COOKIE, auto_error=False, description="The login of a browser, made by `POST /v1/session`."
+)
+
+
+def _caller(
+    request: Request, _bearer: Annotated[Any, Depends(_bearer)], _cookie: Annotated[Any, Depends(_cookie)]
+) -> Principal:
+    principal: Principal = request.state.principal
+    return principal
+
+
+Caller = Annotated[Principal, Depends(_caller)]
+"""Anybody with a valid credential, whatever its scopes."""
 
 
 def _with_scope(scope: str) -> Callable[..., Principal]:
-    def check(request: Request, _: Annotated[Any, Depends(_bearer)]) -> Principal:
-        principal: Principal = request.state.principal
+    def check(principal: Caller) -> Principal:
         if scope not in principal.scopes:
             raise Forbidden(f"This credential lacks the scope `{scope}`.")
         return principal
