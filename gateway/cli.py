@@ -5,14 +5,16 @@ import os
 import sys
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from gateway import client, up, usage
+from gateway.auth import SCOPES
 from gateway.config import ConfigurationError, Settings
-from gateway.embedded import add_key
+from gateway.embedded import add_key, find_keys, revoke_key
 from gateway.migrate import migrate as apply_migrations
 from gateway.migrate import set_passwords
 
@@ -57,12 +59,43 @@ def generate(
 def create_key(
     user: Annotated[str, typer.Option(help="E-mail address of the key's owner.")],
     scope: Annotated[list[str] | None, typer.Option(help="generate, read or admin; may be repeated.")] = None,
+    name: Annotated[str, typer.Option(help="What it is for.")] = "",
     data: Data = Path(".data"),
 ) -> None:
     """Make an API key and print it. It is shown this once."""
     scopes = scope or ["generate", "read"]
+    if wrong := sorted(set(scopes) - set(SCOPES)):
+        raise ConfigurationError(f"`{wrong[0]}` is not a scope; there are {', '.join(SCOPES)}.")
     with up.admin_url(data) as url:
-        print(add_key(url, user, scopes)[1])
+        print(add_key(url, user, scopes, name)[1])
+
+
+@keys.command("list")
+def list_keys(
+    user: Annotated[str, typer.Option(help="E-mail address of their owner; default: everybody's.")] = "",
+    data: Data = Path(".data"),
+) -> None:
+    """The API keys that work, by their first characters."""
+    with up.admin_url(data) as url:
+        found = find_keys(url, user)
+    table = Table("id", "user", "name", "key", "scopes", "made")
+    for key in found:
+        made = f"{key['created_at']:%Y-%m-%d}"
+        table.add_row(
+            str(key["id"]), key["email"], key["name"], f"{key['prefix']}…", ", ".join(key["scopes"]), made
+        )
+    Console().print(table)
+
+
+@keys.command("revoke")
+def revoke(
+    key_id: Annotated[UUID, typer.Argument(metavar="ID", help="The key's id, as `keys list` shows it.")],
+    data: Data = Path(".data"),
+) -> None:
+    """Revoke an API key. Running gateways refuse it within ten seconds."""
+    with up.admin_url(data) as url:
+        revoke_key(url, key_id)
+    print("Revoked.")
 
 
 @app.command()

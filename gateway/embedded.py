@@ -5,6 +5,7 @@ from pathlib import Path
 from uuid import UUID
 
 import psycopg
+from psycopg.rows import DictRow, dict_row
 
 from gateway.auth import key_sha256, new_key
 from gateway.config import ConfigurationError
@@ -13,7 +14,7 @@ from gateway.postgres import PostgresServer
 
 SHIM = Path(__file__).with_name("supabase_shim.sql")
 
-IS_SUPABASE = "select from pg_roles where rolname = 'supabase_admin'"
+IS_SUPABASE = "select 1 from pg_roles where rolname = 'supabase_admin'"
 FIND_USER = "select id from auth.users where lower(email) = lower(%(email)s) and deleted_at is null limit 1"
 FIND_OR_ADD_USER = """
 with added as (
@@ -22,8 +23,15 @@ with added as (
 select id from added union all select id from auth.users where email = %(email)s limit 1
 """
 ADD_KEY = """
-insert into public.api_keys (user_id, prefix, sha256, scopes) values (%s, %s, %s, %s)
+insert into public.api_keys (user_id, name, prefix, sha256, scopes) values (%s, %s, %s, %s, %s)
 """
+FIND_KEYS = """
+select k.id, u.email, k.name, k.prefix, k.scopes, k.created_at
+from public.api_keys k join auth.users u on u.id = k.user_id
+where k.revoked_at is null and (%(email)s = '' or lower(u.email) = lower(%(email)s))
+order by k.created_at, k.id
+"""
+REVOKE_KEY = "update public.api_keys set revoked_at = now() where id = %s and revoked_at is null"
 
 
 class EmbeddedPostgres:
@@ -73,10 +81,23 @@ def add_user(admin_url: str, email: str) -> UUID:
     return UUID(str(row[0]))
 
 
-def add_key(admin_url: str, email: str, scopes: list[str]) -> tuple[UUID, str]:
+def add_key(admin_url: str, email: str, scopes: list[str], name: str = "") -> tuple[UUID, str]:
     """(user id, key): a new key for a user, who is made if there is none. The key is told only here."""
     key = new_key()
     user_id = add_user(admin_url, email)
     with psycopg.connect(admin_url) as connection:
-        connection.execute(ADD_KEY, (user_id, key[:7], key_sha256(key), scopes))
+        connection.execute(ADD_KEY, (user_id, name, key[:7], key_sha256(key), scopes))
     return user_id, key
+
+
+def find_keys(admin_url: str, email: str = "") -> list[DictRow]:
+    """Keys that work, of one user or of all, oldest first."""
+    with psycopg.connect(admin_url, row_factory=dict_row) as connection:
+        return connection.execute(FIND_KEYS, {"email": email}).fetchall()
+
+
+def revoke_key(admin_url: str, key_id: UUID) -> None:
+    """Gateways refuse the key within ten seconds; ConfigurationError when there is none to revoke."""
+    with psycopg.connect(admin_url) as connection:
+        if connection.execute(REVOKE_KEY, (key_id,)).rowcount == 0:
+            raise ConfigurationError(f"no such key: {key_id}. `tenkaigen keys list` shows those that work.")

@@ -94,7 +94,7 @@ class SigningKeys:
     async def find(self, kid: str) -> jwt.PyJWK | None:
         """The key, or None where the project has none of this id.
 
-        While Supabase does not answer, the keys known from before stay good; for others Unavailable is raised.
+        While Supabase does not answer, the keys known from before stay good; others raise Unavailable.
         """
         if self._worth_asking(kid):
             async with self._asking:

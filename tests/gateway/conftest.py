@@ -1,13 +1,17 @@
-"""One running product for the tests that only talk to it."""
+"""Running products for the tests that only talk to them."""
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
+from tests.support.project import Project, project_of
 from tests.support.stack import Stack, stack
 
 INSTANT = {"GPU_MODELS": "instant"}
+NewProject = Callable[..., AbstractAsyncContextManager[Project]]
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -15,3 +19,16 @@ async def product(new_database: Callable[[], str], new_folder: Callable[[], Path
     """Gateway and GPU service with the instant model."""
     async with stack(new_database(), new_folder(), gpu=INSTANT, default_model="instant") as running:
         yield running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def project(new_database: Callable[[], str], new_folder: Callable[[], Path]) -> AsyncIterator[Project]:
+    """A gateway beside a Supabase project."""
+    async with project_of(new_database(), new_folder()) as running:
+        yield running
+
+
+@pytest.fixture
+def new_project(new_database: Callable[[], str], new_folder: Callable[[], Path]) -> NewProject:
+    """One for a test that breaks it."""
+    return lambda **overrides: project_of(new_database(), new_folder(), **overrides)

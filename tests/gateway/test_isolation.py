@@ -1,0 +1,173 @@
+"""A row of one user is never seen, counted, or told apart from a missing one by another.
+
+The routes come from the gateway's own OpenAPI document, so one that is added later is included by itself.  It
+only has to say, in the tables below, how its ids are made.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from gateway.app import create_app
+from gateway.config import Settings
+from tests.support.stack import Stack, User
+
+Make = Callable[[User], Awaitable[str]]
+
+
+async def job(owner: User) -> str:
+    return str((await owner.create(prompt="a", visibility="private", size="64x64", wait=30))["id"])
+
+
+async def image(owner: User) -> str:
+    drawn = await owner.create(prompt="a", visibility="private", size="64x64", wait=30)
+    return str(drawn["images"][0]["id"])
+
+
+async def api_key(owner: User) -> str:
+    answer = await owner.http.post("/v1/api-keys", json={"scopes": ["read"]})
+    return str(answer.json()["id"])
+
+
+IDS: dict[str, Make | None] = {
+    "job_id": job,
+    "parent_id": job,
+    "image_id": image,
+    "key_id": api_key,
+    "GET /v1/jobs after": job,
+    "GET /v1/images after": image,
+    "GET /v1/api-keys after": api_key,
+    "extension": None,
+    "bucket": None,
+    "key": None,
+    "set": None,
+    "name": None,
+}
+"""By the name of a parameter, or by route and name where a name means several things: how to make an id of a
+user's own.  None: the parameter names nothing that belongs to anybody."""
+
+BODIES: dict[str, dict[str, Any]] = {}
+"""By route: the smallest body that is accepted, for routes that need one."""
+
+OTHER_PARAMETERS = {"extension": "png"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """One parameter of one route that may name a row."""
+
+    method: str
+    path: str
+    name: str
+    where: str
+    needs_body: bool
+
+    @property
+    def route(self) -> str:
+        return f"{self.method} {self.path}"
+
+    @property
+    def known(self) -> bool:
+        return str(self) in IDS or self.name in IDS
+
+    @property
+    def make(self) -> Make | None:
+        return IDS.get(str(self), IDS.get(self.name))
+
+    def address(self, value: str) -> tuple[str, dict[str, str]]:
+        path = self.path.replace(f"{{{self.name}}}", value) if self.where == "path" else self.path
+        for name, other in OTHER_PARAMETERS.items():
+            path = path.replace(f"{{{name}}}", other)
+        return path, ({self.name: value} if self.where == "query" else {})
+
+    def __str__(self) -> str:
+        return f"{self.route} {self.name}"
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI document, without anything running."""
+    needed = {"database_url": "postgresql://x", "modal_generate_endpoint": "http://x"}
+    secrets: Any = {"webhook_secret": "whsec_eA==", "url_signing_key": "k"}
+    return create_app(Settings(_env_file=None, **needed, **secrets)).openapi()
+
+
+def places() -> Iterator[Place]:
+    """Path parameters of any kind, and query parameters that are ids."""
+    for path, operations in document()["paths"].items():
+        for method, operation in operations.items():
+            for parameter in operation.get("parameters", []):
+                name, where = parameter["name"], parameter["in"]
+                if where == "path" or (where == "query" and "uuid" in json.dumps(parameter["schema"])):
+                    needs_body = operation.get("requestBody", {}).get("required", False)
+                    yield Place(method.upper(), path, name, where, needs_body)
+
+
+def lists() -> list[str]:
+    """Routes that answer something to whoever asks, without naming it."""
+    return [
+        path
+        for path, operations in document()["paths"].items()
+        if "{" not in path and "security" in operations.get("get", {}) and not path.endswith("/events")
+    ]
+
+
+async def ask(caller: User, place: Place, value: str) -> tuple[int, str]:
+    """Status and body, without what differs from one request to the next by nature."""
+    path, query = place.address(value)
+    body = BODIES.get(place.route)
+    assert body is not None or not place.needs_body, f"{place.route} needs a body: add one to BODIES."
+    sent = {"json": body} if body is not None else {}
+    async with caller.http.stream(place.method, path, params=query, **sent) as answer:
+        kind = answer.headers.get("content-type", "")
+        if answer.status_code == 200 and kind.startswith(("text/event-stream", "image/")):
+            return answer.status_code, kind
+        text = (await answer.aread()).decode()
+        return answer.status_code, text.replace(value, "ID").replace(answer.headers["x-request-id"], "")
+
+
+def test_every_parameter_that_may_name_a_row_is_in_the_table() -> None:
+    unknown = [str(place) for place in places() if not place.known]
+    assert not unknown, f"say in IDS of {__name__} how a user gets such an id, or None if nobody owns it"
+
+
+@pytest.mark.parametrize("place", [place for place in places() if place.make], ids=str)
+async def test_anothers_id_answers_like_one_that_does_not_exist(product: Stack, place: Place) -> None:
+    assert place.make is not None
+    owner, stranger = product.new_user(), product.new_user()
+    theirs = await place.make(owner)
+    answer = await ask(stranger, place, theirs)
+    assert answer == await ask(stranger, place, str(uuid4()))
+    assert answer[0] == (404 if place.where == "path" else 200), answer[1]
+
+
+@pytest.mark.parametrize(
+    "place", [p for p in places() if p.make and (p.method, p.where) == ("GET", "path")], ids=str
+)
+async def test_ones_own_id_is_found(product: Stack, place: Place) -> None:
+    assert place.make is not None
+    if place.path.startswith("/images/"):
+        pytest.skip("the address of public pictures; the one that is made here is private")
+    owner = product.new_user()
+    assert (await ask(owner, place, await place.make(owner)))[0] == 200
+
+
+@pytest.mark.parametrize("path", lists())
+async def test_a_list_holds_and_counts_nothing_of_another_user(product: Stack, path: str) -> None:
+    owner, stranger = product.new_user(), product.new_user()
+    before = await answer_of(stranger, path)
+    made = {make for make in IDS.values() if make is not None}
+    ids = [await make(owner) for make in made]
+    after = await answer_of(stranger, path)
+    assert after == before
+    assert not [id_ for id_ in ids if id_ in after]
+
+
+async def answer_of(caller: User, path: str) -> str:
+    answer: httpx.Response = await caller.http.get(path)
+    assert answer.status_code == 200, answer.text
+    return answer.text
