@@ -1,7 +1,7 @@
 """Browsers that are signed in, each by a cookie.
 
 The cookie is 256 random bits.  What they stand for is a row of ``private.sessions``: the user, and in a
-Supabase project the tokens, sealed (docs/decisions/0010-sessions.md says why they are not in the cookie).
+Supabase project the tokens, sealed (docs/decisions/0004-sessions.md says why they are not in the cookie).
 """
 
 import asyncio
