@@ -76,6 +76,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
+def plans() -> dict[str, Plan]:
+    """Who leads a job, by the name in its row."""
+    return {"image": ImagePlan(), **dict.fromkeys(LANGUAGE_TASKS, LanguagePlan())}
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
@@ -88,9 +93,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         )
         gpu = await stack.enter_async_context(GpuClient(settings))
         hub = await stack.enter_async_context(EventHub(db))
-        plans: dict[str, Plan] = {"image": ImagePlan(), **dict.fromkeys(LANGUAGE_TASKS, LanguagePlan())}
-        jobs = Jobs(db, plans)
-        steps = Steps(jobs, gpu, buckets, settings, name, plans)
+        led_by = plans()
+        jobs = Jobs(db, led_by)
+        steps = Steps(jobs, gpu, buckets, settings, name, led_by)
         worker = await stack.enter_async_context(Worker(name, jobs, steps, hub, settings))
 
         async def on_callback(job: ClaimedJob | None) -> None:
@@ -104,7 +109,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.authenticator = Authenticator(db, settings, supabase_auth)
         app.state.callbacks = Callbacks(jobs, settings, name)
         app.state.on_callback = on_callback
-        app.state.renderer = Renderer(settings.public_url, buckets, plans)
+        app.state.renderer = Renderer(settings.public_url, buckets, led_by)
         app.state.images = Images(db, buckets)
         app.state.jobs = JobService(
             jobs, gpu, hub, settings, on_created=worker.wake, on_canceled=worker.sweep

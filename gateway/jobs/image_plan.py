@@ -1,26 +1,40 @@
-"""The plan of task ``image``: a better prompt first, where one was asked for, then the pictures."""
+"""The plan of task ``image``: a better prompt, where one was asked for, the pictures, a look at them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from gateway.jobs import recipes
+from gateway.jobs import judging, recipes
 from gateway.jobs.lifecycle import ClaimedJob, Fail
-from gateway.jobs.plans import CallSpec, Changes, Complete, Next, Outcome, Picture, Plan, Row
+from gateway.jobs.plans import CallSpec, Changes, Complete, Next, Outcome, Picture, Plan, Row, stored
 from gateway.storage import DESIGNS
-from modal_app.contract import EnhanceRequest, EnhanceResult, ImageRequest, ImageResult, LanguageResult
+from modal_app.contract import (
+    EnhanceRequest,
+    EnhanceResult,
+    ImageRequest,
+    ImageResult,
+    JudgeResult,
+    LanguageResult,
+)
 
-ENHANCE_POLLS = 10
+LANGUAGE_POLLS = 10
 """Two minutes at a patience of 5 s.  A model that takes longer to load holds up its picture as well."""
 
 UNUSABLE = Fail("bad_answer", "The GPU service answered something else than was asked.", retryable=True)
 
 
 class ImagePlan(Plan):
-    """``enhance?`` → ``image``.  An enhancement that fails leaves the prompt that the job began with."""
+    """``enhance?`` → ``image`` → ``judge?`` → done, or back to ``image`` (see ``judging``).
+
+    Only the first picture can fail the job.  An enhancement that does leaves the prompt that the job began
+    with; a judge that does, or a repair, leaves the pictures that are there.
+    """
 
     def next(self, job: ClaimedJob, children: Sequence[Row]) -> CallSpec | Outcome:
         if _is_enhancing(job):
-            return CallSpec("enhance", enhance_request(job.row), ENHANCE_POLLS)
+            return CallSpec("enhance", enhance_request(job.row), LANGUAGE_POLLS)
+        if judging.waits_for_verdict(job):
+            return CallSpec("judge", judging.judge_request(job), LANGUAGE_POLLS)
         return CallSpec("image", image_request(job.row))
 
     def settle(
@@ -30,13 +44,36 @@ class ImagePlan(Plan):
             case EnhanceResult():
                 return Next(_enhanced(job.row, result))
             case ImageResult():
-                return Complete(pictures)
+                return Next() if judging.wanted(job) else Complete(pictures)
+            case JudgeResult():
+                return self._judged(job, result)
         return self.give_up(job, UNUSABLE)
 
     def give_up(self, job: ClaimedJob, why: Fail) -> Outcome:
         if _is_enhancing(job):
             return Next(Changes(state={"enhance": {"status": "fallback", "error": why.code}}))
+        if judging.waits_for_verdict(job):
+            return self._judged(job, None)
+        if stored(job):
+            return _accepted(job, job.row["state"]["verdicts"])
         return why
+
+    def repaired(self, job: ClaimedJob) -> Changes:
+        """What the next picture does otherwise than the one that was not accepted."""
+        return Changes(seed=judging.next_seed(job.row))
+
+    def _judged(self, job: ClaimedJob, result: JudgeResult | None) -> Outcome:
+        verdicts = judging.with_verdict(job, result)
+        if judging.accepts(job, verdicts):
+            return _accepted(job, verdicts)
+        changes = self.repaired(job)
+        return Next(replace(changes, state=changes.state | {"verdicts": verdicts}))
+
+
+def _accepted(job: ClaimedJob, verdicts: list[dict[str, Any]]) -> Complete:
+    """The best pictures, and in the row the seed that drew them."""
+    pictures = judging.best(job, verdicts)
+    return Complete(pictures, Changes(state={"verdicts": verdicts}, seed=pictures[0]["seed"]))
 
 
 def _is_enhancing(job: ClaimedJob) -> bool:
