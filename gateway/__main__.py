@@ -28,4 +28,5 @@ def main() -> None:
     )
 
 
-main()
+if __name__ == "__main__":
+    main()

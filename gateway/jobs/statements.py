@@ -131,7 +131,7 @@ _PROMPT = """
   insert into public.prompt_artifacts (
     user_id, job_id, seq, character_id, panel_id, mode, input, enhanced, final, negative, enhance_status,
     model, template_id, template_version)
-  select user_id, id, seq,
+  select user_id, id, called.seq,
     (select id from public.characters where id = (inputs ->> 'character_id')::uuid),
     (select id from public.comic_panels where id = (inputs ->> 'panel_id')::uuid),
     coalesce(inputs ->> 'prompt_mode', inputs -> 'enhance' ->> 'mode',
@@ -144,7 +144,8 @@ _PROMPT = """
 RECORD_DISPATCHED = f"""
 with prompt as (
   {_PROMPT.strip()}
-  from public.generation_jobs where id = %(id)s and seq = %(seq)s and %(task)s = 'image'
+  from public.generation_jobs join (select %(seq)s::int as seq) called using (seq)
+  where id = %(id)s and %(task)s = 'image'
   on conflict (job_id, seq) do nothing
 ),
 sent as (
@@ -330,7 +331,7 @@ with ended as (
 ),
 prompt as (
   {_PROMPT.strip()}
-  from ended where %(assets)s <> '[]'::jsonb
+  from ended, (select distinct seq from jsonb_to_recordset(%(assets)s) as a(seq int)) called
   on conflict (job_id, seq) do update set seq = excluded.seq
   returning id, seq
 ),
@@ -339,9 +340,7 @@ stored as (
     id, user_id, job_id, n, kind, key, content_type, bytes, sha256, width, height, seed, visibility,
     prompt_artifact_id)
   select a.id, ended.user_id, ended.id, a.n, ended.image_kind, a.key, a.content_type, a.bytes, a.sha256,
-    a.width, a.height, a.seed, ended.visibility, coalesce(
-      (select id from prompt where prompt.seq = a.seq),
-      (select p.id from public.prompt_artifacts p where p.job_id = ended.id and p.seq = a.seq))
+    a.width, a.height, a.seed, ended.visibility, (select id from prompt where prompt.seq = a.seq)
   from ended, jsonb_to_recordset(%(assets)s) as a(
     id uuid, seq int, n int, key text, content_type text, bytes bigint, sha256 text, width int, height int,
     seed bigint)

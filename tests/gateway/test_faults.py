@@ -6,46 +6,24 @@ completed one has one picture, one charge and one outbox row, and no object lies
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.stack import (
-    Process,
-    Stack,
-    WebhookGate,
-    free_port,
-    gateway_process,
-    gpu_process,
-    serve,
-    stack,
+from tests.support.faults import (
+    FAST,
+    SLOW,
+    all_ended,
+    assert_invariants,
+    eventually,
+    killable,
+    no_open_calls,
+    restart,
 )
-
-SLOW = {"GPU_MODELS": "instant", "INSTANT_SECONDS": "0.1"}
-FAST = {"webhook_patience_seconds": 0.3, "lease_seconds": 2.0, "default_model": "instant"}
-
-
-def assert_invariants(product: Stack, jobs: list[str], allowed: tuple[str, ...] = ("completed",)) -> None:
-    rows = product.rows(
-        """select j.id::text, j.status::text, j.wake_at, j.cost_usd_micros,
-             (select count(*) from public.generated_assets a where a.job_id = j.id) as pictures,
-             (select count(*) from private.outbox o where o.job_id = j.id) as told,
-             (select coalesce(sum(c.usd_micros), 0) from private.generation_calls c
-              where c.job_id = j.id) as charged
-           from public.generation_jobs j where j.id = any(%s::uuid[])""",
-        jobs,
-    )
-    assert {row["id"] for row in rows} == set(jobs)
-    for row in rows:
-        assert row["status"] in allowed, row
-        assert (row["wake_at"], row["told"]) == (None, 1), row
-        assert row["pictures"] == (1 if row["status"] == "completed" else 0), row
-        assert row["charged"] == row["cost_usd_micros"], row
-    keys = {row["key"] for row in product.rows("select key from public.generated_assets")}
-    assert set(product.objects()) == keys
+from tests.support.stack import Stack, WebhookGate, free_port, gateway_process, serve, stack
 
 
 async def create_many(product: Stack, count: int) -> list[str]:
@@ -53,43 +31,6 @@ async def create_many(product: Stack, count: int) -> list[str]:
         *(product.user.create(prompt=f"number {n}", size="64x64", seed=n) for n in range(count))
     )
     return [job["id"] for job in jobs]
-
-
-async def all_ended(product: Stack, jobs: list[str], within: float = 40) -> None:
-    async with asyncio.timeout(within):
-        while product.rows(
-            "select from public.generation_jobs where id = any(%s::uuid[]) and wake_at is not null limit 1",
-            jobs,
-        ):
-            await asyncio.sleep(0.1)
-
-
-class Killable(Stack):
-    """The same, with the gateway in a process of its own."""
-
-    gateway: Process
-
-
-@asynccontextmanager
-async def killable(admin_url: str, folder: Path, **environment: str) -> AsyncIterator[Killable]:
-    port, gpu_port = free_port(), free_port()
-    gpu = gpu_process(folder, gpu_port, f"http://127.0.0.1:{port}/api/generate/webhook", **SLOW)
-    settings = {name.upper(): str(value) for name, value in FAST.items()} | environment
-    gateway = gateway_process(folder, port, admin_url, f"http://127.0.0.1:{gpu_port}", **settings)
-    try:
-        await asyncio.to_thread(gpu.start)
-        await asyncio.to_thread(gateway.start)
-        product = Killable(admin_url, folder, gpu, f"http://127.0.0.1:{port}")
-        product.gateway = gateway
-        yield product
-    finally:
-        await asyncio.to_thread(gateway.stop)
-        await asyncio.to_thread(gpu.stop)
-
-
-async def restart(process: Process) -> None:
-    process.kill()
-    await asyncio.to_thread(process.start)
 
 
 @pytest.fixture
@@ -217,19 +158,6 @@ async def test_jobs_canceled_at_any_moment_are_canceled_or_completed_and_never_b
         await all_ended(product, jobs)
         await eventually(lambda: no_open_calls(product))
         assert_invariants(product, jobs, allowed=("completed", "canceled"))
-
-
-async def no_open_calls(product: Stack) -> bool:
-    return not product.rows(
-        """select from private.generation_calls
-           where status in ('queued', 'running') or (status = 'pending' and call_id is not null)"""
-    )
-
-
-async def eventually(check: Callable[[], Awaitable[bool]], within: float = 10) -> None:
-    async with asyncio.timeout(within):
-        while not await check():
-            await asyncio.sleep(0.1)
 
 
 async def test_a_canceled_run_stops_and_is_charged_what_it_had_cost(admin_url: str, folder: Path) -> None:

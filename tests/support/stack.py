@@ -122,7 +122,9 @@ def gpu_process(folder: Path, port: int, webhook_url: str, **environment: str) -
     return Process("modal_app.local", settings, folder / "gpu.log", f"http://127.0.0.1:{port}/healthz")
 
 
-def gateway_process(folder: Path, port: int, admin_url: str, gpu_url: str, **environment: str) -> Process:
+def gateway_process(
+    folder: Path, port: int, admin_url: str, gpu_url: str, *, module: str = "gateway", **environment: str
+) -> Process:
     """A gateway; not started yet."""
     settings = {
         "HOST": "127.0.0.1",
@@ -136,7 +138,7 @@ def gateway_process(folder: Path, port: int, admin_url: str, gpu_url: str, **env
         "LOG_LEVEL": "warning",
         **environment,
     }
-    return Process("gateway", settings, folder / f"gateway-{port}.log", f"http://127.0.0.1:{port}/healthz")
+    return Process(module, settings, folder / f"gateway-{port}.log", f"http://127.0.0.1:{port}/healthz")
 
 
 def gateway_settings(admin_url: str, folder: Path, port: int, gpu_url: str, **overrides: Any) -> Settings:

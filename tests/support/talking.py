@@ -20,7 +20,7 @@ from modal_app.contract import (
     LanguageRequest,
     LanguageResult,
 )
-from modal_app.engine import Canceled, Files, OutOfMemory, instant, language
+from modal_app.engine import Canceled, EngineError, Files, instant, language
 from modal_app.executor import LocalExecutor
 from tests.support.stack import (
     GPU_TOKEN,
@@ -44,9 +44,7 @@ class Speech:
     seconds: float = 0.0
     broken: bool = False
 
-    def answer(
-        self, request: LanguageRequest, files: Files, cancelled: Callable[[], bool]
-    ) -> LanguageResult:
+    def answer(self, request: LanguageRequest, files: Files, cancelled: Callable[[], bool]) -> LanguageResult:
         self.asked.append(request)
         end = time.monotonic() + self.seconds
         while time.monotonic() < end:
@@ -54,7 +52,7 @@ class Speech:
                 raise Canceled("canceled")
             time.sleep(0.01)
         if self.broken:
-            raise OutOfMemory("the words do not fit")
+            raise EngineError("the words do not fit")
         if isinstance(request, EnhanceRequest):
             return EnhanceResult(prompt=self.rewritten.format(request.prompt), answered_by="vlm")
         if isinstance(request, JudgeRequest):
@@ -68,9 +66,7 @@ class TalkingEngine(instant.InstantEngine):
         super().__init__(model, seconds=0.0)
         self._speech = speech
 
-    def answer(
-        self, request: LanguageRequest, files: Files, cancelled: Callable[[], bool]
-    ) -> LanguageResult:
+    def answer(self, request: LanguageRequest, files: Files, cancelled: Callable[[], bool]) -> LanguageResult:
         return self._speech.answer(request, files, cancelled)
 
 
