@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gateway import client, up, usage
+from gateway import client, doctor, up, usage
 from gateway.auth import SCOPES
 from gateway.config import ConfigurationError, Settings
 from gateway.embedded import add_key, find_keys, revoke_key
@@ -108,6 +108,25 @@ def migrate(data: Data = Path(".data")) -> None:
     if "DATABASE_ADMIN_URL" in os.environ and login_url:
         for login in set_passwords(os.environ["DATABASE_ADMIN_URL"], login_url):
             print(f"The login {login} has the password of DATABASE_URL now.")
+
+
+@app.command("doctor")
+def doctor_command(
+    data: Annotated[Path | None, typer.Option(help="Look at the folder of `tenkaigen up`.")] = None,
+    url: Annotated[str, typer.Option(help="Ask a running gateway over HTTP, and nothing else.")] = "",
+    key: Annotated[str, typer.Option(help="An API key, for a smoke job.", envvar="TENKAIGEN_KEY")] = "",
+    only: Annotated[list[str] | None, typer.Option(help="A check's code; may be repeated.")] = None,
+    smoke: Annotated[bool, typer.Option(help="Draw one small picture.")] = True,
+    patience: Annotated[float, typer.Option(help="Seconds that it may take.")] = doctor.PATIENCE_SECONDS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Say what is wrong and what to do about it; exit with 1 when something is.
+
+    Without --data and --url: the gateway that the environment, or .env, configures; where it configures none,
+    what `make up` runs on `.data`.
+    """
+    if not doctor.visit(data, url, key, only or (), draws=smoke, patience_seconds=patience, as_json=as_json):
+        raise typer.Exit(1)
 
 
 @app.command()

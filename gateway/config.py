@@ -56,21 +56,21 @@ class Settings(BaseSettings):
 
     def require(self) -> "Settings":
         """These settings, once nothing that a gateway needs is missing; else ConfigurationError."""
-        needed = ("database_url", "modal_generate_endpoint", "webhook_secret", "url_signing_key")
-        missing = [name.upper() for name in needed if not _text(getattr(self, name))]
+        missing = self.missing()
+        if missing == ["SITE_URL"]:
+            raise ConfigurationError(
+                "SITE_URL not configured: the address under which others reach this gateway."
+            )
         if missing:
             raise ConfigurationError(
                 f"{', '.join(missing)} not configured. Set it in the environment or in .env "
                 "(.env.example says what each is), or run `tenkaigen up`, which needs none."
             )
-        if not is_loopback(self.host) and not self.site_url:
-            raise ConfigurationError(
-                "SITE_URL not configured: the address under which others reach this gateway."
-            )
-        self._require_sign_in()
+        self.require_sign_in()
         return self
 
-    def _require_sign_in(self) -> None:
+    def require_sign_in(self) -> None:
+        """ConfigurationError unless the settings of signing in go together."""
         if self.supabase_url and not self.supabase_url.startswith(("https://", "http://")):
             raise ConfigurationError(
                 "SUPABASE_URL is not a web address such as https://<project>.supabase.co."
@@ -81,6 +81,12 @@ class Settings(BaseSettings):
             )
         if self.local_user_id and not _is_uuid(self.local_user_id):
             raise ConfigurationError("LOCAL_USER_ID is not a UUID.")
+
+    def missing(self) -> list[str]:
+        """Names of the settings that a gateway needs and that are not there."""
+        needed = ("database_url", "modal_generate_endpoint", "webhook_secret", "url_signing_key")
+        missing = [name.upper() for name in needed if not _text(getattr(self, name))]
+        return missing + (["SITE_URL"] if not is_loopback(self.host) and not self.site_url else [])
 
     @property
     def public_url(self) -> str:

@@ -2,6 +2,7 @@
 
 GpuError
 ├── GpuUnreachable   no answer, or one that says nothing: the same request may be sent again
+│   └── GpuUnauthenticated   it does not take our token: until somebody corrects it
 ├── GpuBusy          503, with the seconds to wait
 ├── GpuRefused       the service refuses this request; sending it again changes nothing
 └── CallUnknown      the service knows no such call: it died, or the result has expired
@@ -29,6 +30,10 @@ class GpuError(Exception):
 
 
 class GpuUnreachable(GpuError):
+    pass
+
+
+class GpuUnauthenticated(GpuUnreachable):
     pass
 
 
@@ -106,11 +111,14 @@ class GpuClient:
             if time.monotonic() >= self._ask_again_at:
                 self._ask_again_at = time.monotonic() + MODELS_REMEMBERED_SECONDS
                 try:
-                    answer = await self._send("GET", "/models", timeout=2.0)
-                    self._served = _parsed(contract.ServedModels, answer)
+                    self._served = await self.ask_models(seconds=2.0)
                 except GpuError:
                     self._ask_again_at = time.monotonic() + 1.0
             return self._served
+
+    async def ask_models(self, seconds: float = 30.0) -> contract.ServedModels:
+        """What the service draws with, asked now; GpuError when it does not tell."""
+        return _parsed(contract.ServedModels, await self._send("GET", "/models", timeout=seconds))
 
     async def healthy(self) -> None:
         """Returns when the service answers; GpuError otherwise."""
@@ -153,7 +161,8 @@ def _raise_for(answer: httpx.Response) -> httpx.Response:
         raise GpuBusy(_seconds(answer.headers.get("Retry-After")))
     if answer.status_code in (400, 413, 422):
         raise GpuRefused(code, message)
-    raise GpuUnreachable(f"{answer.status_code} {code}: {message}")
+    error = GpuUnauthenticated if answer.status_code in (401, 403) else GpuUnreachable
+    raise error(f"{answer.status_code} {code}: {message}")
 
 
 def _seconds(retry_after: str | None) -> float:

@@ -25,6 +25,8 @@ THUMBNAIL_PIXELS = 384
 """Longest side of a thumbnail."""
 FOREVER = "public, max-age=31536000, immutable"
 PRIVATE = "private, max-age=3600"
+ANY_ORIGIN = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
+"""Of what is open to everybody: pages of other origins may show it and read its pixels."""
 
 GET = "select * from public.generated_assets where id = %(id)s and deleted_at is null"
 GET_PUBLIC = GET + " and visibility = 'public'"
@@ -179,4 +181,6 @@ def _picture(content: bytes, content_type: str, tag: str | None, caching: str) -
     headers = {"Cache-Control": caching, "X-Content-Type-Options": "nosniff"}
     if tag:
         headers["ETag"] = f'"{tag}"'
+    if caching == FOREVER:
+        headers |= ANY_ORIGIN
     return Response(content, media_type=content_type, headers=headers)

@@ -17,8 +17,10 @@ import sys
 import time
 from base64 import b64encode
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -32,6 +34,8 @@ RESTART_SECONDS = 1.0
 STOP_SECONDS = 12.0
 FIRST_PROMPT = "a red round creature with a blue hat, front view, on a beach"
 SCOPES = ["generate", "read", "admin"]
+LOCK, STATE = "up.lock", "up.json"
+"""Held while it runs; where it runs."""
 PR_SET_PDEATHSIG = 1
 """<sys/prctl.h>"""
 
@@ -45,14 +49,37 @@ def run(data: Path, port: int) -> None:
         _refuse_taken(port)
         with EmbeddedPostgres(data, alone=True) as postgres:
             key = _first_key(data, postgres.admin_url)
-            children = _children(data, port, postgres)
+            running = Running(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{_free_port()}")
+            _write_private(data / STATE, json.dumps(asdict(running)))
+            children = _children(data, running, postgres)
             try:
-                url = f"http://127.0.0.1:{port}"
+                url = running.url
                 _wait_until_ready(url, children)
                 _welcome(url, key, data)
                 _supervise(children)
             finally:
                 _stop(children)
+
+
+@dataclass(frozen=True)
+class Running:
+    """Where the two children answer."""
+
+    url: str
+    gpu_url: str
+
+
+def running(data: Path) -> Running | None:
+    """What ``tenkaigen up`` runs on a folder now, if it does."""
+    try:
+        with (data / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with contextlib.suppress(OSError):
+            return Running(**json.loads((data / STATE).read_text()))
+    except OSError:
+        pass
+    return None
 
 
 def dev_key(data: Path) -> str:
@@ -121,7 +148,7 @@ def _writable(data: Path) -> Path:
 @contextlib.contextmanager
 def _only_one(data: Path) -> Iterator[None]:
     """A lock that the kernel drops with the process, however it ends."""
-    with (data / "up.lock").open("w") as lock:
+    with (data / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -168,7 +195,7 @@ def _first_key(data: Path, admin: str) -> str:
     return key
 
 
-def _secrets(data: Path) -> dict[str, str]:
+def shared_secrets(data: Path) -> dict[str, str]:
     """Secrets that the two children share; one that is missing is made."""
     path = data / "secrets.json"
     kept = json.loads(path.read_text()) if path.exists() else {}
@@ -192,15 +219,15 @@ def _write_private(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def _children(data: Path, port: int, postgres: EmbeddedPostgres) -> list[Child]:
-    shared = {**os.environ, **_secrets(data), "DATA": str(data), "PORT": str(port)}
-    gpu_port = _free_port()
+def _children(data: Path, running: Running, postgres: EmbeddedPostgres) -> list[Child]:
+    port = str(urlsplit(running.url).port)
+    shared = {**os.environ, **shared_secrets(data), "DATA": str(data), "PORT": port}
     gpu = {
         **shared,
-        "GPU_PORT": str(gpu_port),
+        "GPU_PORT": str(urlsplit(running.gpu_url).port),
         "GPU_DATA": str(data / "gpu"),
-        "TENKAIGEN_WEBHOOK_URL": f"http://127.0.0.1:{port}/api/generate/webhook",
-        "GPU_ORIGINS": os.environ.get("SITE_URL") or f"http://127.0.0.1:{port}",
+        "TENKAIGEN_WEBHOOK_URL": f"{running.url}/api/generate/webhook",
+        "GPU_ORIGINS": os.environ.get("SITE_URL") or running.url,
         "TENKAIGEN_WEBHOOK_SECRET": shared["WEBHOOK_SECRET"],
         "GPU_PRELOAD": os.environ.get("GPU_PRELOAD", "tiny-qwen"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
@@ -209,7 +236,7 @@ def _children(data: Path, port: int, postgres: EmbeddedPostgres) -> list[Child]:
         **shared,
         "DATABASE_URL": postgres.database_url,
         "LOCAL_USER_ID": str(add_user(postgres.admin_url, LOCAL_USER)),
-        "MODAL_GENERATE_ENDPOINT": f"http://127.0.0.1:{gpu_port}",
+        "MODAL_GENERATE_ENDPOINT": running.gpu_url,
     }
     logs = data / "logs"
     logs.mkdir(exist_ok=True)

@@ -189,6 +189,13 @@ def test_keys_are_made_while_the_gateway_runs_and_belong_to_their_user(up: Up) -
     assert jobs.json()["data"] == []
 
 
+def test_the_doctor_finds_all_well_where_it_runs(up: Up) -> None:
+    told = run("doctor", "--data", str(up.data), data=up.data)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "the smoke job's end was told by its webhook" in told.stdout
+    assert "All is well." in told.stdout
+
+
 def test_migrating_an_up_to_date_database_changes_nothing(up: Up) -> None:
     assert run("migrate", data=up.data).stdout.startswith("Nothing to do")
 
@@ -218,6 +225,18 @@ def test_after_a_kill_the_next_start_finds_everything_and_an_interrupt_leaves_no
     assert "Stopped." in again.printed
     assert "Traceback" not in again.printed
     assert processes_of(up.data) == []
+
+
+def test_the_doctor_says_what_to_start_where_nothing_runs(up: Up, new_folder: Folder) -> None:
+    told = run("doctor", "--data", str(up.data), data=up.data)
+    assert told.returncode == 1
+    assert re.search(rf"gateway +│ failed +│ nothing runs on {up.data}", told.stdout), told.stdout
+    assert f"`make up DATA={up.data}` starts everything" in told.stdout
+    assert "none to apply" in told.stdout  # it looks at what the folder holds all the same
+    assert processes_of(up.data) == []
+    empty = new_folder()
+    assert "nothing runs on" in run("doctor", "--data", str(empty), data=empty).stdout
+    assert not list(empty.iterdir())
 
 
 def test_keys_are_made_while_nothing_runs(up: Up) -> None:

@@ -30,6 +30,7 @@ class Callbacks:
     async def receive(self, body: bytes, headers: dict[str, str]) -> ClaimedJob | None:
         """Unauthenticated for a bad signature, Malformed for a signed body that is not an event."""
         if not any(_is_signed(verifier, body, headers) for verifier in self._verifiers):
+            log.warning("webhook_refused", reason="signature missing, wrong or too old")
             raise Unauthenticated(
                 "The webhook's signature is missing, wrong, or too old.", code="bad_signature"
             )

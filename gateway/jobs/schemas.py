@@ -209,6 +209,8 @@ class JobCall(BaseModel):
     created_at: datetime.datetime
     dispatched_at: datetime.datetime | None
     finished_at: datetime.datetime | None
+    webhook_at: datetime.datetime | None
+    """When the GPU service told of its end; null: the gateway asked by itself."""
 
 
 class CallList(BaseModel):

@@ -93,8 +93,10 @@ limit %(limit)s
 
 CALLS = """
 select key, seq, attempt, task, model, call_id, status, request, result, error, timing, fingerprint, gpu,
-  gpu_seconds, usd_micros, created_at, dispatched_at, finished_at
-from private.generation_calls where job_id = %(job_id)s and user_id = %(user_id)s
+  gpu_seconds, usd_micros, created_at, dispatched_at, finished_at, (
+    select min(i.received_at) from private.webhook_inbox i
+    where i.job_id = c.job_id and i.payload ->> 'key' = c.key) as webhook_at
+from private.generation_calls c where job_id = %(job_id)s and user_id = %(user_id)s
 order by seq, attempt
 """
 

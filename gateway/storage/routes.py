@@ -29,6 +29,8 @@ async def signed_download(
     headers = {
         "Cache-Control": "private, no-store",
         "X-Content-Type-Options": "nosniff",
+        "Access-Control-Allow-Origin": "*",  # the signature is the credential, whatever page shows it
+        "Cross-Origin-Resource-Policy": "cross-origin",
         "Content-Length": str(info.bytes),
     }
     return StreamingResponse(local.stream(key), media_type=info.content_type, headers=headers)

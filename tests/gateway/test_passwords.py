@@ -9,7 +9,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from gateway.config import ConfigurationError, login_as
+from gateway.config import ConfigurationError, Settings, login_as
+from gateway.doctor import examine
+from gateway.doctor.subject import Subject
 from gateway.embedded import EmbeddedPostgres
 from gateway.migrate import set_passwords
 
@@ -59,6 +61,14 @@ def test_an_owner_that_the_database_does_not_take_is_one_clear_line() -> None:
     assert refused.stderr.startswith("tenkaigen: the database does not take its owner")
     assert "hidden" not in refused.stderr + refused.stdout
     assert "Traceback" not in refused.stderr
+
+
+async def test_the_doctor_says_what_gives_the_logins_their_password(server: EmbeddedPostgres) -> None:
+    settings = Settings(_env_file=None, database_url=login_url(server, "unknown"))
+    (result,) = await examine(Subject("a test", settings=settings), ["database"])
+    assert result.finding.verdict == "failed"
+    assert "cannot log in" in result.finding.detail and "unknown" not in result.finding.detail
+    assert "`tenkaigen migrate`" in result.finding.next_step
 
 
 def test_migrating_gives_both_logins_the_password_and_says_it_nowhere(server: EmbeddedPostgres) -> None:

@@ -14,6 +14,8 @@ from gateway.app import create_app
 from gateway.auth import Principal
 from gateway.config import login_as
 from gateway.db import Database
+from gateway.doctor import examine
+from gateway.doctor.subject import Subject
 from tests.gateway.conftest import INSTANT
 from tests.support.pooler import PROGRAM, SERVER_CONNECTIONS, pooler
 from tests.support.stack import Stack, free_port, gateway_settings, serve, stack
@@ -49,6 +51,22 @@ async def product(direct: str, pooled: str, new_folder: Callable[[], Path]) -> A
         webhook_patience_seconds=30.0,  # a job that ends sooner was told of by the webhook
     ) as running:
         yield running
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("transaction", "transaction pooler"), ("session", "session pooler")]
+)
+async def test_the_doctor_says_what_kind_of_connection_it_is(
+    direct: str, new_folder: Callable[[], Path], mode: str, kind: str
+) -> None:
+    folder = new_folder()
+    with pooler(direct, folder, mode) as url:
+        settings = gateway_settings(direct, folder, 1, "http://127.0.0.1:1", database_url=url)
+        found = [
+            result.finding for result in await examine(Subject("a test", settings=settings), ["migrations"])
+        ]
+    assert [finding.verdict for finding in found] == ["ok", "ok"]
+    assert f"over a {kind}" in found[0].detail
 
 
 @pytest.mark.parametrize("login", ["gateway", "gateway_service"])
