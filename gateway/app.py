@@ -27,6 +27,7 @@ from gateway.jobs.language_plan import TASKS as LANGUAGE_TASKS
 from gateway.jobs.language_plan import LanguagePlan
 from gateway.jobs.lifecycle import ClaimedJob
 from gateway.jobs.plans import Plan
+from gateway.jobs.references import References
 from gateway.jobs.rendering import Renderer
 from gateway.jobs.repository import Jobs
 from gateway.jobs.service import JobService
@@ -35,9 +36,13 @@ from gateway.openai import routes as openai_routes
 from gateway.openai.models import Models
 from gateway.openai.service import OpenAIImages
 from gateway.outside import Outside
+from gateway.pictures import Pictures
 from gateway.prompts import styles
 from gateway.storage import routes as storage_routes
 from gateway.storage.buckets import open_buckets
+from gateway.uploads import routes as uploads_routes
+from gateway.uploads.repository import UploadRows
+from gateway.uploads.service import Uploads
 from gateway.worker import Worker, new_name
 
 log = structlog.get_logger()
@@ -65,6 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(openai_routes.router)
     app.include_router(images.router)
     app.include_router(images.open_router)
+    app.include_router(uploads_routes.router)
     app.include_router(storage_routes.router)
     app.include_router(sessions.router)
     app.include_router(sessions.authenticated_router)
@@ -96,7 +102,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         led_by = plans()
         jobs = Jobs(db, led_by)
         steps = Steps(jobs, gpu, buckets, settings, name, led_by)
-        worker = await stack.enter_async_context(Worker(name, jobs, steps, hub, settings))
+        outside = Outside(allow_private=settings.allow_private_urls)
+        uploads = Uploads(UploadRows(db), buckets, Pictures(), outside)
+        worker = await stack.enter_async_context(
+            Worker(name, jobs, steps, hub, settings, chores=[uploads.sweep])
+        )
 
         async def on_callback(job: ClaimedJob | None) -> None:
             hub.hint()
@@ -104,7 +114,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
                 worker.settle(job)
 
         app.state.db, app.state.gpu, app.state.buckets = db, gpu, buckets
-        app.state.outside = Outside(allow_private=settings.allow_private_urls)
+        app.state.outside, app.state.uploads = outside, uploads
         app.state.supabase_auth = supabase_auth
         app.state.authenticator = Authenticator(db, settings, supabase_auth)
         app.state.callbacks = Callbacks(jobs, settings, name)
@@ -112,7 +122,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.renderer = Renderer(settings.public_url, buckets, led_by)
         app.state.images = Images(db, buckets)
         app.state.jobs = JobService(
-            jobs, gpu, hub, settings, on_created=worker.wake, on_canceled=worker.sweep
+            jobs,
+            gpu,
+            hub,
+            settings,
+            References(jobs, uploads),
+            on_created=worker.wake,
+            on_canceled=worker.sweep,
         )
         app.state.openai_images = OpenAIImages(app.state.jobs, app.state.images, app.state.renderer)
         app.state.models = Models(db, gpu, settings.default_model)

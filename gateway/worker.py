@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import psycopg
@@ -42,14 +42,23 @@ def new_name() -> str:
 
 
 class Worker:
-    """``async with Worker(...)`` runs the loop in the background."""
+    """``async with Worker(...)`` runs the loop in the background; ``chores`` are done now and then."""
 
-    def __init__(self, name: str, jobs: Jobs, steps: Steps, hub: EventHub, settings: Settings) -> None:
+    def __init__(
+        self,
+        name: str,
+        jobs: Jobs,
+        steps: Steps,
+        hub: EventHub,
+        settings: Settings,
+        chores: Sequence[Callable[[], Awaitable[None]]] = (),
+    ) -> None:
         self._name = name
         self._jobs = jobs
         self._steps = steps
         self._hub = hub
         self._settings = settings
+        self._chores = chores
         self._wake = asyncio.Event()
         self._stopping = False
         self._swept = asyncio.Event()
@@ -168,6 +177,8 @@ class Worker:
                 if time.monotonic() >= next_prune:
                     next_prune = time.monotonic() + PRUNE_SECONDS
                     await self._jobs.prune()
+                    for chore in self._chores:
+                        await chore()
             except (psycopg.Error, PoolTimeout) as error:
                 log.warning("sweep_failed", error=str(error))
             with suppress(TimeoutError):

@@ -152,7 +152,8 @@ def _params(row: Mapping[str, Any]) -> dict[str, Any]:
     if row["task"] != "image":
         return dict(row["inputs"].get("request", {}))
     named = ("width", "height", "num_images", "seed", "loras")
-    uses = [{name: use[name] for name in ("image_id", "role")} for use in row["references"]]
+    shown = ("image_id", "upload_id", "url", "role")
+    uses = [{name: use[name] for name in shown if name in use} for use in row["references"]]
     return {**row["params"], **{name: row[name] for name in named}, "references": uses}
 
 

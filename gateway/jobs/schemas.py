@@ -1,10 +1,11 @@
 """What goes in and out of ``/v1/jobs``."""
 
 import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from modal_app import catalog
 from modal_app.contract import OutputFormat, Role
@@ -31,6 +32,12 @@ def _says_something(text: str) -> str:
     return text
 
 
+def _address(text: str) -> str:
+    if not urlsplit(text).scheme:
+        raise ValueError("must be an address such as https://example.com/picture.png")
+    return text
+
+
 def _multiple(pixels: int) -> int:
     if pixels % catalog.SIZE_MULTIPLE:
         raise ValueError(f"must be a multiple of {catalog.SIZE_MULTIPLE}")
@@ -40,6 +47,7 @@ def _multiple(pixels: int) -> int:
 Text = Annotated[str, AfterValidator(_storable)]
 Words = Annotated[str, Field(max_length=PROMPT_LIMIT), AfterValidator(_storable)]
 Prompt = Annotated[Words, AfterValidator(_says_something)]
+Address = Annotated[str, Field(max_length=2000), AfterValidator(_storable), AfterValidator(_address)]
 Pixels = Annotated[int, Field(ge=catalog.SIZE_MIN, le=catalog.SIZE_MAX), AfterValidator(_multiple)]
 MetadataKey = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_storable)]
 MetadataValue = Annotated[str, Field(max_length=2000), AfterValidator(_storable)] | int | float | bool
@@ -53,11 +61,22 @@ class LoraUse(BaseModel):
 
 
 class PictureUse(BaseModel):
-    """A picture by the id that this gateway gave it."""
+    """A picture: one that was drawn, one that was uploaded, or one that is fetched when the job is made."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"oneOf": [{"required": [name]} for name in ("image_id", "upload_id", "url")]},
+    )
 
-    image_id: UUID
+    image_id: UUID | None = None
+    upload_id: UUID | None = None
+    url: Address | None = None
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        if sum(given is not None for given in (self.image_id, self.upload_id, self.url)) != 1:
+            raise ValueError("must have exactly one of image_id, upload_id and url")
+        return self
 
 
 class ReferenceUse(PictureUse):
@@ -102,6 +121,15 @@ class JobCreate(BaseModel):
     def needs_edit_model(self) -> bool:
         """A picture to draw over is nothing special; one to draw from is."""
         return any(use.role != "init" for use in self.references)
+
+    @property
+    def pictures(self) -> list[PictureUse]:
+        """Every picture that the body names, the mask last."""
+        return [*self.references, *([self.mask] if self.mask else [])]
+
+    @property
+    def brings_urls(self) -> bool:
+        return any(use.url is not None for use in self.pictures)
 
 
 class Image(BaseModel):

@@ -19,6 +19,7 @@ from gateway.jobs import recipes
 from gateway.jobs.language_plan import ANSWERS, LanguageAnswer, LanguageTask, fallback
 from gateway.jobs.lifecycle import TERMINAL
 from gateway.jobs.plans import Statement
+from gateway.jobs.references import References
 from gateway.jobs.repository import Jobs
 from gateway.jobs.schemas import JobCreate
 from gateway.jobs.submission import Submission
@@ -58,6 +59,7 @@ class JobService:
         gpu: GpuClient,
         hub: EventHub,
         settings: Settings,
+        references: References,
         *,
         on_created: Callable[[], None],
         on_canceled: Callable[[], None],
@@ -66,6 +68,7 @@ class JobService:
         self._gpu = gpu
         self._hub = hub
         self._settings = settings
+        self._references = references
         self._on_created = on_created
         self._on_canceled = on_canceled
 
@@ -79,6 +82,8 @@ class JobService:
             row = await self._jobs.get(caller, job_id)
             if row is not None:
                 return Created(row, replayed=True)
+        if submission and body.brings_urls and await self._has_answer(caller, submission):
+            return await self._repeated(caller, job_id, submission, sha256)
         values = await self.recipe(caller, body)
         return await self._made(caller, job_id, values, body.expires_in_seconds, submission, sha256)
 
@@ -215,6 +220,7 @@ class JobService:
         row = await self._jobs.create({**recipes.NO_PLAN, **fixed, **values, **repeats}, also)
         if row is None:
             return await self._repeated(caller, job_id, submission, sha256)
+        await self._references.keep(values["references"])
         self._on_created()
         self._hub.hint()
         return Created(row)
@@ -240,6 +246,12 @@ class JobService:
             headers={"Retry-After": "1"},
         )
 
+    async def _has_answer(self, caller: Principal, submission: Submission) -> bool:
+        """What was fetched for the first request need not be fetched for its repeat."""
+        if submission.key is None:
+            return False
+        return await self._jobs.find_answer(caller.user_id, submission.key) is not None
+
     async def _first_answer(self, caller: Principal, key: str, sha256: str) -> DictRow:
         first = await self._jobs.find_answer(caller.user_id, key)
         if first is None:
@@ -257,25 +269,13 @@ class JobService:
         refuse_minors(body.prompt)
         model = await self._model(body)
         recipes.refuse_unsupported(body, model)
-        values = recipes.columns(body, model, await self._references(caller, body))
+        values = recipes.columns(body, model, await self._references.find(caller, body))
         return {
             **values,
             "seed": random.randrange(DRAWN_SEED_LIMIT) if body.seed is None else body.seed,
             "visibility": body.visibility or self._settings.default_visibility,
             "estimated_usd_micros": await self._estimate(model, body.num_images),
         }
-
-    async def _references(self, caller: Principal, body: JobCreate) -> list[dict[str, Any]]:
-        """The pictures that the body names, by key and hash, the mask last; NotFound for one of others."""
-        named = [*body.references, *([body.mask] if body.mask else [])]
-        found = await self._jobs.pictures(caller, [use.image_id for use in named])
-        references = []
-        for use in named:
-            if use.image_id not in found:
-                raise NotFound(f"There is no picture {use.image_id}.", param="references")
-            facts = {"image_id": str(use.image_id), "role": getattr(use, "role", "mask")}
-            references.append({**facts, **found[use.image_id]})
-        return references
 
     async def _model(self, body: JobCreate) -> Model:
         """The row to draw with; the running GPU service serves it.  A low quality may have its own row."""

@@ -26,6 +26,7 @@ TYPES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 """What users may send, and how its files end."""
 
 _PROGRAM = str(Path(__file__).with_name("sanitize.py"))
+_WANTED = "A picture must be a PNG, JPEG or WebP file."
 _STATUS = {"picture_too_large": 413, "unsupported_media_type": 415}
 _OTHER_PICTURES = (b"GIF8", b"BM", b"II*\0", b"MM\0*", b"8BPS", b"\0\0\0\x0cJXL ", b"\xff\x0a", b"\0\0\1\0")
 
@@ -70,6 +71,11 @@ class Pictures:
         return Cleaned(drawn, facts["content_type"], facts["width"], facts["height"], sha256)
 
 
+def refuse_by_type(content_type: str) -> None:
+    if content_type not in TYPES:
+        raise PictureRefused("unsupported_media_type", _WANTED)
+
+
 def refuse_by_size(size: int) -> None:
     if size > MAX_BYTES:
         raise PictureRefused("picture_too_large", f"A picture has at most {MAX_BYTES // 2**20} MiB.")
@@ -83,7 +89,7 @@ def refuse_by_magic(head: bytes) -> None:
     ):
         return
     if head.startswith(_OTHER_PICTURES) or head[4:8] == b"ftyp":
-        raise PictureRefused("unsupported_media_type", "A picture must be a PNG, JPEG or WebP file.")
+        raise PictureRefused("unsupported_media_type", _WANTED)
     raise PictureRefused("not_a_picture", "The file is not a picture.")
 
 

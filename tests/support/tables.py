@@ -189,6 +189,13 @@ TABLES = [
         service="siu-",
         touch="kind",
     ),
+    Table(
+        "public.uploads",
+        "(user_id, source, filename, content_type, bytes) values (%(owner)s, 'upload', 'a', 'image/png', 1)",
+        owner="s---",
+        service="siu-",
+        touch="filename",
+    ),
     Table("public.v_generation_health_24h", "", "s---", "s---", touch="status"),
     Table("public.v_storage_usage", "", "s---", "s---", touch="images", where="images > 0"),
     Table("public.v_gpu_cost_daily", "", "s---", "s---", touch="model"),
