@@ -269,9 +269,12 @@ class JobService:
         refuse_minors(body.prompt)
         model = await self._model(body)
         recipes.refuse_unsupported(body, model)
-        values = recipes.columns(body, model, await self._references.find(caller, body))
+        values = recipes.columns(body, model, [])
+        references = await self._references.find(caller, body)  # last, as it may go out to fetch
         return {
             **values,
+            "references": references,
+            "prompt_final": recipes.final_prompt(body.prompt, values["style"], references),
             "seed": random.randrange(DRAWN_SEED_LIMIT) if body.seed is None else body.seed,
             "visibility": body.visibility or self._settings.default_visibility,
             "estimated_usd_micros": await self._estimate(model, body.num_images),

@@ -4,6 +4,7 @@ The routes come from the gateway's own OpenAPI document, so one that is added la
 only has to say, in the tables below, how its ids are made.
 """
 
+import io
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from PIL import Image
 
 from gateway.app import create_app
 from gateway.config import Settings
@@ -29,6 +31,12 @@ async def image(owner: User) -> str:
     return str(drawn["images"][0]["id"])
 
 
+async def upload(owner: User) -> str:
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(content, "PNG")
+    return await owner.upload(content.getvalue())
+
+
 async def api_key(owner: User) -> str:
     answer = await owner.http.post("/v1/api-keys", json={"scopes": ["read"]})
     return str(answer.json()["id"])
@@ -39,6 +47,7 @@ IDS: dict[str, Make | None] = {
     "parent_id": job,
     "image_id": image,
     "key_id": api_key,
+    "upload_id": upload,
     "GET /v1/jobs after": job,
     "GET /v1/images after": image,
     "GET /v1/api-keys after": api_key,

@@ -197,6 +197,15 @@ class User:
         assert answer.status_code in (200, 202), answer.text
         return dict(answer.json())
 
+    async def upload(self, content: bytes, content_type: str = "image/png") -> str:
+        """The id of an upload that is ready."""
+        body = {"filename": "picture", "content_type": content_type, "bytes": len(content)}
+        ticket = (await self.http.post("/v1/uploads", json=body)).json()
+        await self.http.put(ticket["url"], content=content, headers=ticket["headers"])
+        answer = await self.http.post(f"/v1/uploads/{ticket['upload_id']}/complete")
+        assert answer.status_code == 200, answer.text
+        return str(ticket["upload_id"])
+
     async def job(self, job_id: str) -> dict[str, Any]:
         answer = await self.http.get(f"/v1/jobs/{job_id}")
         assert answer.status_code == 200, answer.text
@@ -231,9 +240,9 @@ class Stack:
         with psycopg.connect(self.admin_url, row_factory=dict_row) as connection:
             return connection.execute(statement.encode(), values).fetchall()
 
-    def objects(self) -> list[str]:
-        """Keys of every object in the bucket."""
-        bucket = self.folder / "buckets" / "generated-designs"
+    def objects(self, name: str = "generated-designs") -> list[str]:
+        """Keys of every object in a bucket."""
+        bucket = self.folder / "buckets" / name
         files = [path for path in bucket.rglob("*") if path.is_file() and not path.name.startswith(".part-")]
         return sorted(path.relative_to(bucket).as_posix() for path in files)
 
