@@ -67,8 +67,8 @@ TABLES = [
         "public.api_keys",
         f"(user_id, prefix, sha256, scopes) values (%(owner)s, 'tk_aaaa', {SHA256}, '{{read}}')",
         owner="s---",
-        service="s---",
-        touch="prefix",
+        service="siu-",
+        touch="revoked_at",
     ),
     Table(
         "public.generation_jobs",
@@ -204,7 +204,7 @@ TABLES = [
         "(job_id, seq, attempt, user_id, task, model)"
         " values (%(generation_jobs)s, 1, 1, %(owner)s, 'image', 'instant')",
         owner="----",
-        service="siu-",
+        service="siud",
         touch="task",
     ),
     Table(
@@ -235,6 +235,14 @@ TABLES = [
         owner="----",
         service="siud",
         touch="retries",
+    ),
+    Table(
+        "private.sessions",
+        "(user_id, cookie_sha256, expires_at)"
+        " values (%(owner)s, encode(sha256(gen_random_uuid()::text::bytea), 'hex'), now())",
+        owner="----",
+        service="siud",
+        touch="expires_at",
     ),
     Table("private.job_events", "", "----", "si-d", touch="event"),
 ]
