@@ -75,16 +75,12 @@ def list_keys(
     user: Annotated[str, typer.Option(help="E-mail address of their owner; default: everybody's.")] = "",
     data: Data = Path(".data"),
 ) -> None:
-    """The API keys that work, by their first characters."""
+    """The API keys that work: id, first characters, day, scopes, user, name."""
     with up.admin_url(data) as url:
         found = find_keys(url, user)
-    table = Table("id", "user", "name", "key", "scopes", "made")
     for key in found:
-        made = f"{key['created_at']:%Y-%m-%d}"
-        table.add_row(
-            str(key["id"]), key["email"], key["name"], f"{key['prefix']}…", ", ".join(key["scopes"]), made
-        )
-    Console().print(table)
+        made, scopes = f"{key['created_at']:%Y-%m-%d}", ",".join(key["scopes"])
+        print(f"{key['id']}  {key['prefix']}…  {made}  {scopes:<19}  {key['email']}  {key['name']}".rstrip())
 
 
 @keys.command("revoke")

@@ -196,6 +196,33 @@ def test_the_doctor_finds_all_well_where_it_runs(up: Up) -> None:
     assert "All is well." in told.stdout
 
 
+def test_keys_are_listed_and_revoked_while_the_gateway_runs(up: Up) -> None:
+    assert_refused(
+        run("keys", "create", "--user", "a@example.com", "--scope", "root", data=up.data), "not a scope"
+    )
+    made = run("keys", "create", "--user", "a@example.com", "--name", "nightly", data=up.data)
+    found = run("keys", "list", "--user", "a@example.com", data=up.data)
+    listed = found.stdout
+    assert len(listed.splitlines()) == 1, listed + found.stderr
+    key_id = listed.split()[0]
+    assert "nightly" in listed
+    assert made.stdout.strip() not in listed
+    assert run("keys", "revoke", key_id, data=up.data).stdout == "Revoked.\n"
+    jobs = httpx.get(f"{up.url}/v1/jobs", headers={"Authorization": f"Bearer {made.stdout.strip()}"})
+    assert jobs.status_code == 401
+    assert_refused(run("keys", "revoke", key_id, data=up.data), "no such key")
+
+
+def test_whoever_sits_at_the_machine_is_signed_in_as_the_owner_of_the_first_key(up: Up) -> None:
+    with httpx.Client(base_url=up.url) as browser:
+        assert browser.get("/v1/session/methods").json() == {"mode": "local", "methods": ["local"]}
+        assert browser.post("/v1/session").json()["email"] == "you@localhost"
+        seen = {job["id"] for job in browser.get("/v1/jobs").json()["data"]}
+    owner = {"Authorization": f"Bearer {up.key}"}
+    assert seen == {job["id"] for job in httpx.get(f"{up.url}/v1/jobs", headers=owner).json()["data"]}
+    assert seen
+
+
 def test_migrating_an_up_to_date_database_changes_nothing(up: Up) -> None:
     assert run("migrate", data=up.data).stdout.startswith("Nothing to do")
 

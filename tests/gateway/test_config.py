@@ -27,6 +27,26 @@ def test_a_gateway_for_others_must_know_its_own_address() -> None:
     Settings(_env_file=None, host="0.0.0.0", site_url="https://draw.example.com", **COMPLETE).require()
 
 
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"supabase_url": "project.supabase.co"}, "SUPABASE_URL is not a web address"),
+        ({"supabase_jwt_secret": "secret"}, "SUPABASE_URL not configured"),
+        ({"supabase_anon_key": "key"}, "SUPABASE_URL not configured"),
+        ({"local_user_id": "you"}, "LOCAL_USER_ID is not a UUID"),
+    ],
+)
+def test_a_half_configured_sign_in_is_refused(settings: dict[str, str], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        Settings(_env_file=None, **COMPLETE, **settings).require()
+
+
+def test_the_publishable_key_goes_before_the_legacy_one() -> None:
+    both: dict[str, Any] = {"supabase_publishable_key": "new", "supabase_anon_key": "old"}
+    assert Settings(_env_file=None, **both).auth_key == "new"
+    assert Settings(_env_file=None, supabase_anon_key="old").auth_key == "old"  # type: ignore[arg-type]
+
+
 def test_the_site_address_is_the_listening_one_unless_set() -> None:
     assert Settings(_env_file=None, port=9000).public_url == "http://127.0.0.1:9000"
     assert Settings(_env_file=None, site_url="https://a.example/").public_url == "https://a.example"
