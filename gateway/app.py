@@ -43,6 +43,13 @@ from gateway.storage.buckets import open_buckets
 from gateway.uploads import routes as uploads_routes
 from gateway.uploads.repository import UploadRows
 from gateway.uploads.service import Uploads
+from gateway.usage import routes as usage_routes
+from gateway.usage.budgets import Budgets
+from gateway.usage.estimator import Estimator
+from gateway.usage.forecasts import Forecasts
+from gateway.usage.history import History
+from gateway.usage.repository import UsageRows
+from gateway.usage.service import UsageService
 from gateway.worker import Worker, new_name
 
 log = structlog.get_logger()
@@ -75,6 +82,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(sessions.router)
     app.include_router(sessions.authenticated_router)
     app.include_router(api_keys.router)
+    app.include_router(usage_routes.router)
     app.add_api_route("/healthz", healthz, tags=["operations"])
     app.add_api_route("/readyz", readyz, tags=["operations"])
     app.include_router(studio.router)
@@ -119,13 +127,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.authenticator = Authenticator(db, settings, supabase_auth)
         app.state.callbacks = Callbacks(jobs, settings, name)
         app.state.on_callback = on_callback
-        app.state.renderer = Renderer(settings.public_url, buckets, led_by)
+        estimator = Estimator(History(db), gpu)
+        usage_rows = UsageRows(db)
+        budgets = Budgets(usage_rows)
+        app.state.usage, app.state.budgets = UsageService(usage_rows), budgets
+        app.state.forecasts = Forecasts(estimator, settings)
+        app.state.renderer = Renderer(settings.public_url, buckets, led_by, estimator)
         app.state.images = Images(db, buckets)
         app.state.jobs = JobService(
-            jobs,
-            gpu,
-            hub,
-            settings,
+            *(jobs, gpu, hub, estimator, budgets, settings),
             References(jobs, uploads),
             on_created=worker.wake,
             on_canceled=worker.sweep,

@@ -11,12 +11,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gateway import client, doctor, up, usage
+from gateway import client, doctor, up
 from gateway.auth import SCOPES
 from gateway.config import ConfigurationError, Settings
 from gateway.embedded import add_key, find_keys, revoke_key
 from gateway.migrate import migrate as apply_migrations
 from gateway.migrate import set_passwords
+from gateway.usage import billing
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True, help="API keys.")
@@ -135,7 +136,7 @@ def costs(
     ] = None,
     service: Annotated[
         str, typer.Option(help="Value of the tag `service` in the report.")
-    ] = usage.BILLED_SERVICE,
+    ] = billing.BILLED_SERVICE,
     data: Data = Path(".data"),
 ) -> None:
     """What the calls of each day cost; beside Modal's bill, with idle time apart."""
@@ -143,12 +144,12 @@ def costs(
     first = _day(start, today - datetime.timedelta(days=30))
     last = _day(end, today + datetime.timedelta(days=1))
     with up.admin_url(data) as url:
-        days = usage.daily(url, first, last)
-    billed = usage.bill(report, service) if report else {}
+        days = billing.daily(url, first, last)
+    billed = billing.bill(report, service) if report else {}
     table = Table(
         *("day", "calls", "GPU seconds", "calls $"), *(("billed $", "idle $", "idle") if report else ())
     )
-    for line in usage.reconcile(days, {day: sum_ for day, sum_ in billed.items() if first <= day < last}):
+    for line in billing.reconcile(days, {day: sum_ for day, sum_ in billed.items() if first <= day < last}):
         idle = (_dollars(line.billed_usd_micros), _dollars(line.idle_usd_micros), f"{line.idle_share:.0%}")
         day = line.day
         own = (str(day.date), str(day.calls), f"{day.gpu_seconds:.1f}", _dollars(day.usd_micros))

@@ -18,6 +18,7 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
+from gateway import limits
 from gateway.auth import Principal
 from gateway.config import Settings
 
@@ -53,9 +54,15 @@ class Database:
 
     @asynccontextmanager
     async def as_service(self) -> AsyncIterator[Connection]:
-        """A connection in autocommit: every statement is a transaction of its own."""
+        """A connection in autocommit: every statement is a transaction of its own.
+
+        One that makes jobs beyond a limit of their user raises OverBudget or OverQuota, and makes none.
+        """
         async with self._service.connection() as connection:
-            yield connection
+            try:
+                yield connection
+            except psycopg.DatabaseError as error:
+                raise limits.refusal(error) or error from error
 
     @asynccontextmanager
     async def service_transaction(self) -> AsyncIterator[Connection]:

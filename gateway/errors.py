@@ -8,11 +8,13 @@ where OpenAI's SDKs look for them.
     ├── Forbidden           403  a valid caller without the right
     ├── NotFound            404  not there, or somebody else's: the same answer
     ├── BadRequest          400  a broken precondition
+    ├── OverBudget          402  beyond what the caller, or an administrator, lets them spend
     ├── Conflict            409
     ├── PayloadTooLarge     413
     ├── UnsupportedMedia    415
     ├── Malformed           422  the input itself is wrong
     ├── TooManyRequests     429  slow down; Retry-After says how long
+    ├── OverQuota           429  used up for today
     ├── JobFailed           500  the job behind the request has ended without pictures
     ├── Unavailable         503  try again
     └── TimedOut            504  nothing came of it in time
@@ -80,6 +82,16 @@ class BadRequest(ApiError):
     status, code = 400, "invalid_request"
 
 
+class OverBudget(ApiError):
+    """``set_by`` says whose limit it is: the ``user``'s own, or an ``admin``'s."""
+
+    status, code = 402, "budget_exceeded"
+
+    def __init__(self, detail: str, *, set_by: str = "user", **kwargs: Any) -> None:
+        super().__init__(detail, **kwargs)
+        self.set_by = set_by
+
+
 class Conflict(ApiError):
     status, code = 409, "conflict"
 
@@ -94,6 +106,10 @@ class UnsupportedMedia(ApiError):
 
 class Malformed(ApiError):
     status, code = 422, "validation_failed"
+
+
+class OverQuota(ApiError):
+    status, code = 429, "quota_exceeded"
 
 
 class JobFailed(ApiError):

@@ -120,6 +120,11 @@ class GpuClient:
         """What the service draws with, asked now; GpuError when it does not tell."""
         return _parsed(contract.ServedModels, await self._send("GET", "/models", timeout=seconds))
 
+    @property
+    def known(self) -> contract.ServedModels | None:
+        """What ``served`` last heard."""
+        return self._served
+
     async def healthy(self) -> None:
         """Returns when the service answers; GpuError otherwise."""
         await self._send("GET", "/healthz", timeout=2.0)

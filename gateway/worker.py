@@ -177,6 +177,7 @@ class Worker:
                 if time.monotonic() >= next_prune:
                     next_prune = time.monotonic() + PRUNE_SECONDS
                     await self._jobs.prune()
+                    await self._jobs.settle_forgotten()
                     for chore in self._chores:
                         await chore()
             except (psycopg.Error, PoolTimeout) as error:

@@ -15,6 +15,7 @@ from modal_app.contract import (
     REQUESTS,
     SCHEMA,
     Call,
+    CallError,
     ImageRequest,
     Key,
     LanguageRequest,
@@ -89,6 +90,14 @@ def steps_of(request: ImageRequest | LanguageRequest) -> int:
     if not isinstance(request, ImageRequest):
         return 0
     return request.num_inference_steps * request.num_images
+
+
+def over_limit(request: ImageRequest | LanguageRequest) -> CallError:
+    """How a call ends that was stopped at its ``limit_gpu_seconds``."""
+    seconds = request.limit_gpu_seconds
+    return CallError(
+        code="cost_limit_reached", message=f"The call was stopped after the {seconds:g} s it could pay for."
+    )
 
 
 def seq_of(call: Call) -> int:

@@ -76,6 +76,8 @@ class CallRequest(Message):
     """What every task is told."""
 
     model: str
+    limit_gpu_seconds: float | None = Field(default=None, gt=0)
+    """What the caller can pay for: beyond it the call fails before its next step, ``cost_limit_reached``."""
 
     def sources(self) -> list[Source]:
         """Every file that the run needs."""
@@ -330,6 +332,8 @@ class ServedModels(Message):
     models: list[str]
     gpu: str
     tasks: list[Task] = ["image"]
+    warm: list[str] | None = None
+    """Models that are loaded and need no start; None where that is not known."""
 
 
 RECIPE_FIELD = "tenkaigen"

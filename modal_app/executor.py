@@ -17,7 +17,7 @@ from typing import Any
 
 from modal_app import catalog, engine
 from modal_app.callback import Callback
-from modal_app.calls import call_id_of, seq_of, steps_of
+from modal_app.calls import call_id_of, over_limit, seq_of, steps_of
 from modal_app.contract import (
     ENDED,
     REQUESTS,
@@ -62,11 +62,20 @@ class _Run:
         self.files = files
         self.submitted = time.monotonic()
         self.cancel = threading.Event()
+        self.metered_since: float | None = None
+        self.share = 1.0
+        """Of the seconds of a run that it shares."""
         self.ended = asyncio.Event()
 
     @property
     def pictures(self) -> int:
         return self.request.num_images if isinstance(self.request, ImageRequest) else 0
+
+    @property
+    def over_limit(self) -> bool:
+        """Whether the call has taken more of the GPU than its caller can pay for."""
+        limit, since = self.request.limit_gpu_seconds, self.metered_since
+        return limit is not None and since is not None and (time.monotonic() - since) * self.share > limit
 
     def update(self, **changes: Any) -> None:
         self.call = self.call.model_copy(update=changes)
@@ -183,7 +192,7 @@ class LocalExecutor:
         return self._results.picture(call_id, n)
 
     async def served(self) -> ServedModels:
-        return self._served
+        return self._served.model_copy(update={"warm": sorted(self._engines)})
 
     def _withdraw(self, run: _Run) -> bool:
         """Take a call out of the queue; False when it was no longer in it."""
@@ -256,6 +265,9 @@ class LocalExecutor:
         except engine.Canceled:
             if run.cancel.is_set():
                 self._end(run, "canceled", [])
+            elif run.over_limit:
+                error = over_limit(run.request)
+                self._fail(run, error.code, error.message, error.retryable)
             else:  # the service stops: forgotten, as after a kill
                 self._forget(run)
         except (engine.EngineError, SourceError) as error:
@@ -314,22 +326,23 @@ class LocalExecutor:
     @contextlib.contextmanager
     def _metered(self, runs: list[_Run]) -> Iterator[None]:
         """The seconds of the block, shared by the calls' pictures."""
-        for run in runs:
-            run.update(stage="generating")
+        whole = sum(max(1, run.pictures) for run in runs)
         started = time.monotonic()
+        for run in runs:
+            run.metered_since, run.share = started, max(1, run.pictures) / whole
+            run.update(stage="generating")
         try:
             yield
         finally:
             seconds = time.monotonic() - started
-            parts = [max(1, run.pictures) for run in runs]
-            for run, part in zip(runs, parts, strict=True):
-                run.spent(gpu_seconds=seconds * part / sum(parts))
+            for run in runs:
+                run.spent(gpu_seconds=seconds * run.share)
 
     def _stepper(self, run: _Run) -> engine.OnStep:
         return lambda step, steps: run.update(step=step, steps=steps)
 
     def _unwanted(self, run: _Run) -> bool:
-        return run.cancel.is_set() or self._stopping
+        return run.cancel.is_set() or run.over_limit or self._stopping
 
     def _engine(self, model_id: str) -> engine.Engine:
         """Loaded once and kept."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from modal_app import engine
-from modal_app.calls import Order, Outcome
+from modal_app.calls import Order, Outcome, over_limit
 from modal_app.contract import Call, CallError, CallStatus, ImageRequest, LanguageResult, Timing
 from modal_app.reporter import Board, Reporter
 from modal_app.residence import Engines, priced_gpu
@@ -98,7 +98,10 @@ class Generator:
         try:
             pictures = self._carried_out(run, files, cancelled)
         except engine.Canceled:
-            run.end("canceled")
+            if run.over_limit:
+                run.end("failed", error=over_limit(run.request))
+            else:
+                run.end("canceled")
         except Exception as error:
             self._refuse_broken(error)
             run.end("failed", error=_explained(error, run.call.call_id))
@@ -119,7 +122,8 @@ class Generator:
         with run.metered("load_seconds", stage="loading"):
             loaded = self._engines.get(run.request.model)
         with run.metered("gpu_seconds", stage="generating"):
-            drawn = carry_out(loaded, run.request, files, run.stepped, cancelled)
+            run.metered_since = time.monotonic()
+            drawn = carry_out(loaded, run.request, files, run.stepped, lambda: run.over_limit or cancelled())
         return self._packed(run, drawn)
 
     def _packed(self, run: "_Run", drawn: engine.Drawing | LanguageResult) -> list[bytes]:
@@ -155,9 +159,16 @@ class _Run:
         waited = max(0.0, time.time() - order.submitted_at)
         self.seconds = {"queue_seconds": waited, "boot_seconds": boot_seconds}
         self._began = time.monotonic()
+        self.metered_since: float | None = None
         self._steps: list[float] = []
         self.call = order.queued(gpu).model_copy(update={"status": "running"})
         self._timed()
+
+    @property
+    def over_limit(self) -> bool:
+        """Whether the call has taken more of the GPU than its caller can pay for."""
+        limit, since = self.request.limit_gpu_seconds, self.metered_since
+        return limit is not None and since is not None and time.monotonic() - since > limit
 
     def update(self, **changes: Any) -> None:
         self.call = self.call.model_copy(update=changes)

@@ -39,6 +39,7 @@ INFRASTRUCTURE = [
     "migrate",
     "safety",
     "http",
+    "limits",
     "logs",
 ]
 CONTRACT = ["modal_app.contract", "modal_app.catalog", "styles"]

@@ -4,7 +4,8 @@ from typing import Any
 
 import styles
 from gateway.errors import BadRequest, Malformed
-from gateway.jobs.schemas import JobCreate
+from gateway.jobs.schemas import EstimateWarning, JobCreate
+from gateway.usage.estimator import Estimate
 from modal_app import catalog
 from modal_app.catalog import Model
 from modal_app.contract import ENHANCED_LIMIT
@@ -16,6 +17,12 @@ OPTIONAL_FIELDS = (
 """Fields a model may not support; one that was sent to such a model is refused by name."""
 
 
+UNPRICED: dict[str, Any] = {
+    "estimated_usd_micros": 0,
+    "reserved_usd_micros": 0,
+    "reserved_gpu_seconds": 0,
+}
+"""Columns of a job that is not expected to cost anything, or nobody knows what."""
 NO_PLAN: dict[str, Any] = {"plan": None, "inputs": {}, "image_kind": "generation"}
 """Columns of a job that the plan of its task leads and nothing was told."""
 
@@ -29,6 +36,29 @@ def refuse_unsupported(body: JobCreate, model: Model) -> None:
     _refuse_references(body, model)
     if body.loras:
         raise _unsupported("loras", "There is no way to register a LoRA yet.")
+
+
+def warnings(body: JobCreate, model: Model, estimate: Estimate) -> list[EstimateWarning]:
+    """What a caller should know before the job runs."""
+    width, height = _size(body)
+    native = catalog.native_size(model, width, height)
+    found = []
+    if not estimate.served:
+        message = f"The running GPU service does not serve `{model.id}`; the figures are for {estimate.gpu}."
+        found.append(EstimateWarning(code="model_unavailable", message=message))
+    if not estimate.priced:
+        message = f"There is no price for {estimate.gpu}."
+        found.append(EstimateWarning(code="no_price", message=message))
+    if estimate.seconds.basis == "catalogue":
+        message = f"Too few jobs of `{model.id}` were measured on {estimate.gpu}: a figure of the catalogue."
+        found.append(EstimateWarning(code="not_measured", message=message))
+    if native != (width, height):
+        message = f"Drawn at {native[0]}x{native[1]} and resampled to {width}x{height}."
+        found.append(EstimateWarning(code="resampled", message=message))
+    if body.enhance:
+        message = "The prompt is rewritten when the job runs."
+        found.append(EstimateWarning(code="prompt_enhanced", message=message))
+    return found
 
 
 def columns(body: JobCreate, model: Model, references: list[dict[str, Any]]) -> dict[str, Any]:
@@ -100,7 +130,7 @@ def task_columns(task: str, model: str, request: dict[str, Any]) -> dict[str, An
         "references": [],
         "visibility": "private",
         "metadata": {},
-        "estimated_usd_micros": 0,
+        **UNPRICED,
         "steps": 0,
     }
 

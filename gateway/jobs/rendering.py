@@ -10,7 +10,7 @@ from gateway.jobs import schemas
 from gateway.jobs.lifecycle import TERMINAL
 from gateway.jobs.plans import POLL_AFTER_MS, Plans
 from gateway.storage import Buckets, StorageError
-from modal_app import catalog
+from gateway.usage.estimator import Estimator
 
 log = structlog.get_logger()
 
@@ -28,10 +28,11 @@ class Renderer:
     The private pictures of a whole answer are signed in one call for each bucket; public ones need none.
     """
 
-    def __init__(self, public_url: str, buckets: Buckets, plans: Plans) -> None:
+    def __init__(self, public_url: str, buckets: Buckets, plans: Plans, estimator: Estimator) -> None:
         self._public_url = public_url
         self._buckets = buckets
         self._plans = plans
+        self._estimator = estimator
 
     async def job(self, row: Row) -> schemas.Job:
         return (await self.jobs([row]))[0]
@@ -75,7 +76,7 @@ class Renderer:
         return schemas.Job(
             **{name: row[name] for name in _SAME},
             progress=_progress(row),
-            eta_seconds=None if ended else _eta_seconds(row),
+            eta_seconds=None if ended else self._estimator.eta_seconds(row),
             task=_task(row),
             poll_after_ms=self._poll_after_ms(row),
             prompt=_prompt(row),
@@ -127,15 +128,6 @@ def _progress(row: Mapping[str, Any]) -> float:
     if row["status"] == "completed":
         return 1.0
     return round(min(1.0, row["step"] / row["steps"]), 3) if row["steps"] else 0.0
-
-
-def _eta_seconds(row: Mapping[str, Any]) -> float | None:
-    """Seconds to go: every picture ahead in the caller's own queue, then this one."""
-    model = catalog.find(row["model"])
-    if model is None:
-        return None
-    pictures = row["num_images"] * (row["queue_position"] or 1)
-    return float(round(model.est_seconds * pictures * (1 - _progress(row)), 1))
 
 
 def _prompt(row: Mapping[str, Any]) -> schemas.JobPrompt:

@@ -214,6 +214,10 @@ class Jobs:
     async def forget_leftovers(self, job_id: UUID) -> None:
         await self._db.do(sql.FORGET_LEFTOVERS, {"id": job_id})
 
+    async def settle_forgotten(self) -> None:
+        """Have the ledger catch up with jobs that it holds for open and that are not."""
+        await self._db.all(sql.SETTLE_FORGOTTEN, {})
+
     async def prune(self) -> None:
         """Drop records that outlived their use."""
         for statement in sql.PRUNE:

@@ -60,6 +60,12 @@ async def create_job(
     return await _created(caller, service, render, created, submission, prefer)
 
 
+@router.post("/v1/jobs/estimate", response_model=schemas.JobEstimate)
+async def estimate_job(body: schemas.JobCreate, caller: Reader, service: Service) -> schemas.JobEstimate:
+    """What a job with this body would take and cost. Nothing is made; its model need not be served."""
+    return await service.estimate(caller, body)
+
+
 @router.get("/v1/jobs", response_model=schemas.JobList)
 async def list_jobs(
     request: Request,
@@ -92,6 +98,7 @@ async def get_job(
     job_id: UUID, request: Request, caller: Reader, service: Service, render: Render
 ) -> Response:
     """One job. Supports `ETag` and `If-None-Match`."""
+    request.app.state.usage.polling.note()
     row = await service.get(caller, job_id)
     return _cached(request, row) or _answer(await render.job(row), row)
 
@@ -157,6 +164,7 @@ async def compat_status(
     job_id: UUID, request: Request, caller: Reader, service: Service, render: Render
 ) -> Response:
     """Alias of `GET /v1/jobs/{id}` with a short answer."""
+    request.app.state.usage.polling.note()
     row = await service.get(caller, job_id)
     short = schemas.CompatJobStatus(
         jobId=row["id"],

@@ -132,6 +132,34 @@ class JobCreate(BaseModel):
         return any(use.url is not None for use in self.pictures)
 
 
+class EstimateWarning(BaseModel):
+    code: Literal[
+        "model_unavailable",
+        "no_price",
+        "not_measured",
+        "resampled",
+        "prompt_enhanced",
+        "budget_exceeded",
+        "quota_exceeded",
+    ]
+    message: str
+
+
+class JobEstimate(BaseModel):
+    """Micro-dollars: the median of jobs like it, and what one in ten costs less or more than."""
+
+    object: Literal["estimate"] = "estimate"
+    estimated_usd_micros: int
+    low: int
+    high: int
+    eta_seconds: float | None
+    model: str
+    gpu: str
+    basis: Literal["measured", "scaled", "catalogue"]
+    final_prompt: str
+    warnings: list[EstimateWarning]
+
+
 class Image(BaseModel):
     object: Literal["image"] = "image"
     id: UUID

@@ -12,7 +12,7 @@ from psycopg.rows import DictRow
 
 from gateway.auth import Principal
 from gateway.config import Settings
-from gateway.errors import BadRequest, Conflict, Malformed, NotFound
+from gateway.errors import BadRequest, Conflict, Malformed, NotFound, OverBudget
 from gateway.events import EventHub, JobEvent
 from gateway.gpu import GpuClient
 from gateway.jobs import recipes
@@ -21,10 +21,11 @@ from gateway.jobs.lifecycle import TERMINAL
 from gateway.jobs.plans import Statement
 from gateway.jobs.references import References
 from gateway.jobs.repository import Jobs
-from gateway.jobs.schemas import JobCreate
+from gateway.jobs.schemas import EstimateWarning, JobCreate, JobEstimate
 from gateway.jobs.submission import Submission
 from gateway.safety import refuse_minors
-from gateway.usage import usd_micros
+from gateway.usage.budgets import Budgets
+from gateway.usage.estimator import Estimator, work_of
 from modal_app import catalog
 from modal_app.catalog import Model
 
@@ -58,6 +59,8 @@ class JobService:
         jobs: Jobs,
         gpu: GpuClient,
         hub: EventHub,
+        estimator: Estimator,
+        budgets: Budgets,
         settings: Settings,
         references: References,
         *,
@@ -67,6 +70,8 @@ class JobService:
         self._jobs = jobs
         self._gpu = gpu
         self._hub = hub
+        self._estimator = estimator
+        self._budgets = budgets
         self._settings = settings
         self._references = references
         self._on_created = on_created
@@ -105,6 +110,8 @@ class JobService:
         """
         sha256 = submission.sha256({}) if submission else ""
         job_id = job_id or await self._reserved(caller, submission, sha256)
+        if columns["task"] in ANSWERS and not columns["reserved_gpu_seconds"]:
+            columns = columns | await self._costs(columns)
         return await self._made(caller, job_id, columns, lifetime, submission, sha256, also)
 
     async def run(
@@ -126,6 +133,29 @@ class JobService:
         if row["status"] != "completed":
             return fallback(task, request)
         return ANSWERS[task].model_validate(row["state"]["result"])
+
+    async def estimate(self, caller: Principal, body: JobCreate) -> JobEstimate:
+        """What the job would take and cost; nothing is made, and its model need not be served."""
+        refuse_minors(body.prompt)
+        model = self._model(body)
+        recipes.refuse_unsupported(body, model)
+        values = recipes.columns(body, model, [{"role": use.role} for use in body.references])
+        estimate = await self._estimator.estimate(work_of(values, model))
+        shortage = await self._budgets.shortage(caller.user_id, estimate, body.num_images)
+        short = [EstimateWarning(code=code, message=message) for code, message in shortage]
+        position = self._estimator.position(caller.user_id)
+        queued = {"status": "queued", "stage": "queued", "queue_position": position}
+        return JobEstimate(
+            estimated_usd_micros=estimate.usd_micros,
+            low=estimate.low_usd_micros,
+            high=estimate.high_usd_micros,
+            eta_seconds=self._estimator.eta_seconds({**values, **queued, "user_id": caller.user_id}),
+            model=model.id,
+            gpu=estimate.gpu,
+            basis=estimate.seconds.basis,
+            final_prompt=values["prompt_final"],
+            warnings=[*recipes.warnings(body, model, estimate), *short],
+        )
 
     async def keep_answer(self, caller: Principal, key: str, status: int, body: dict[str, Any]) -> None:
         """Remember the answer that a repeat of this request will get."""
@@ -159,7 +189,7 @@ class JobService:
         if old["status"] not in ("failed", "canceled"):
             raise Conflict(f"A {old['status']} job cannot be retried.", code="job_not_retryable")
         lifetime = round((old["expires_at"] - old["created_at"]).total_seconds())
-        values = {name: old[name] for name in RECIPE} | {"retry_of": job_id}
+        values = {name: old[name] for name in RECIPE} | {"retry_of": job_id, **await self._costs(old)}
         sha256 = submission.sha256({}) if submission else ""
         new_id = await self._reserved(caller, submission, sha256)
         return await self._made(caller, new_id, values, lifetime, submission, sha256)
@@ -217,7 +247,11 @@ class JobService:
             "credential": caller.credential if submission else None,
             "request_sha256": sha256,
         }
-        row = await self._jobs.create({**recipes.NO_PLAN, **fixed, **values, **repeats}, also)
+        try:
+            row = await self._jobs.create({**recipes.NO_PLAN, **fixed, **values, **repeats}, also)
+        except OverBudget as over:
+            await self._budgets.refused(caller.user_id, over)
+            raise
         if row is None:
             return await self._repeated(caller, job_id, submission, sha256)
         await self._references.keep(values["references"])
@@ -267,7 +301,7 @@ class JobService:
     async def recipe(self, caller: Principal, body: JobCreate) -> dict[str, Any]:
         """The columns that say what to draw; BadRequest when the model cannot, or nobody may."""
         refuse_minors(body.prompt)
-        model = await self._model(body)
+        model = await self._served(self._model(body))
         recipes.refuse_unsupported(body, model)
         values = recipes.columns(body, model, [])
         references = await self._references.find(caller, body)  # last, as it may go out to fetch
@@ -275,20 +309,30 @@ class JobService:
             **values,
             "references": references,
             "prompt_final": recipes.final_prompt(body.prompt, values["style"], references),
+            **await self._costs({**values, "references": references}),
             "seed": random.randrange(DRAWN_SEED_LIMIT) if body.seed is None else body.seed,
             "visibility": body.visibility or self._settings.default_visibility,
-            "estimated_usd_micros": await self._estimate(model, body.num_images),
         }
 
-    async def _model(self, body: JobCreate) -> Model:
-        """The row to draw with; the running GPU service serves it.  A low quality may have its own row."""
+    async def _costs(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What the job is expected to cost and what it reserves, as columns."""
+        model = catalog.find(values["model"])
+        if model is None:  # of an old job, whose model has left the catalogue
+            return {"estimated_usd_micros": 0, "reserved_usd_micros": 0, "reserved_gpu_seconds": 0}
+        return (await self._estimator.estimate(work_of(values, model))).columns
+
+    def _model(self, body: JobCreate) -> Model:
+        """The row to draw with.  A low quality may have its own row."""
         settings = self._settings
         default = settings.default_edit_model if body.needs_edit_model else settings.default_model
         wanted = default if body.model == "auto" else body.model
         model = catalog.find(wanted)
         if model is None:
             raise BadRequest(f"There is no model `{wanted}`.", code="unknown_model", param="model")
-        model = catalog.at_quality(model, body.quality)
+        return catalog.at_quality(model, body.quality)
+
+    async def _served(self, model: Model) -> Model:
+        """The same; BadRequest when the running GPU service does not draw with it."""
         served = await self._gpu.served()
         if served is not None and model.id not in served.models:
             raise BadRequest(
@@ -305,10 +349,6 @@ class JobService:
             return None
         default = self._settings.default_model
         return default if default in served.models else served.models[0]
-
-    async def _estimate(self, model: Model, num_images: int) -> int:
-        served = await self._gpu.served()
-        return usd_micros(served.gpu, model.est_seconds * num_images) if served else 0
 
 
 RECIPE = (
@@ -333,7 +373,7 @@ RECIPE = (
         "references",
         "visibility",
     ),
-    *("metadata", "estimated_usd_micros", "steps", "plan", "inputs", "image_kind"),
+    *("metadata", "steps", "plan", "inputs", "image_kind"),
 )
 """Columns that a retry takes over."""
 

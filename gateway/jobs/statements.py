@@ -50,13 +50,15 @@ remembered as (
 insert into public.generation_jobs as j (
   id, user_id, retry_of, task, priority, prompt_input, prompt_enhanced, prompt_final, prompt_negative,
   enhance_status, style, model, width, height, num_images, seed, params, loras, "references", visibility,
-  metadata, estimated_usd_micros, steps, plan, inputs, image_kind, expires_at
+  metadata, estimated_usd_micros, reserved_usd_micros, reserved_gpu_seconds, steps, plan, inputs, image_kind,
+  expires_at
 )
 select
   %(id)s, %(user_id)s, %(retry_of)s, %(task)s, %(priority)s::public.job_priority, %(prompt_input)s,
   %(prompt_enhanced)s, %(prompt_final)s, %(prompt_negative)s, %(enhance_status)s, %(style)s, %(model)s,
   %(width)s, %(height)s, %(num_images)s, %(seed)s, %(params)s, %(loras)s, %(references)s, %(visibility)s,
-  %(metadata)s, %(estimated_usd_micros)s, %(steps)s, %(plan)s, %(inputs)s, %(image_kind)s,
+  %(metadata)s, %(estimated_usd_micros)s, %(reserved_usd_micros)s, %(reserved_gpu_seconds)s, %(steps)s,
+  %(plan)s, %(inputs)s, %(image_kind)s,
   now() + make_interval(secs => %(expires_in_seconds)s)
 where %(idempotency_key)s::text is null or exists (select from reserved)
 on conflict (id) do nothing
@@ -175,8 +177,8 @@ where id = %(id)s and seq = %(seq)s and attempt = %(attempt)s
 returning id
 """
 
-# The ended call is recorded whatever became of the job: one that was canceled meanwhile is charged
-# what its call had cost by then, once.
+# The ended call is recorded whatever became of the job: one that was canceled meanwhile is charged, by the
+# trigger of the ledger, what its call had cost by then.
 RECORD_RESULT = """
 with received as (
   insert into private.webhook_inbox (source, webhook_id, job_id, body_sha256, payload)
@@ -191,12 +193,6 @@ settled as (
       usd_micros = %(usd_micros)s, finished_at = now()
   where job_id = %(id)s and seq = %(seq)s and attempt = %(attempt)s
     and status in ('pending', 'queued', 'running')
-  returning job_id
-),
-charged as (
-  update public.generation_jobs j
-  set cost_usd_micros = cost_usd_micros + %(usd_micros)s, gpu_seconds = gpu_seconds + %(gpu_seconds)s
-  from settled where j.id = settled.job_id and j.status in ('completed', 'failed', 'canceled')
 )
 update public.generation_jobs j
 set status = 'processing', stage = %(stage)s, version = version + 1, tries = 0, call_id = %(call_id)s,
@@ -284,19 +280,22 @@ born as (
   insert into public.generation_jobs (
     id, user_id, parent_id, slot, expires_at, task, priority, prompt_input, prompt_enhanced, prompt_final,
     prompt_negative, enhance_status, style, model, width, height, num_images, seed, params, loras,
-    "references", visibility, metadata, estimated_usd_micros, steps, plan, inputs, image_kind
+    "references", visibility, metadata, estimated_usd_micros, reserved_usd_micros, reserved_gpu_seconds,
+    steps, plan, inputs, image_kind
   )
   select
     child.id, moved.user_id, moved.id, child.slot, moved.expires_at, child.task,
     child.priority::public.job_priority, child.prompt_input, child.prompt_enhanced, child.prompt_final,
     child.prompt_negative, child.enhance_status, child.style, child.model, child.width, child.height,
     child.num_images, child.seed, child.params, child.loras, child."references", child.visibility,
-    child.metadata, child.estimated_usd_micros, child.steps, child.plan, child.inputs, child.image_kind
+    child.metadata, child.estimated_usd_micros, child.reserved_usd_micros, child.reserved_gpu_seconds,
+    child.steps, child.plan, child.inputs, child.image_kind
   from moved, jsonb_to_recordset(%(children)s) as child (
     id uuid, slot text, task text, priority text, prompt_input text, prompt_enhanced text, prompt_final text,
     prompt_negative text, enhance_status text, style text, model text, width int, height int, num_images int,
     seed bigint, params jsonb, loras jsonb, "references" jsonb, visibility text, metadata jsonb,
-    estimated_usd_micros bigint, steps int, plan text, inputs jsonb, image_kind text)
+    estimated_usd_micros bigint, reserved_usd_micros bigint, reserved_gpu_seconds numeric, steps int,
+    plan text, inputs jsonb, image_kind text)
   on conflict do nothing
 )
 select id from moved
@@ -309,7 +308,8 @@ where id = %(id)s and version = %(version)s
 returning id
 """
 
-# What ends a job, whatever the end: the row, the outbox and the parent's alarm in one statement.
+# What ends a job, whatever the end: the row, the outbox and the parent's alarm in one statement, in which
+# a trigger settles with the ledger as well.
 _ENDED = """
 announced as (
   insert into private.outbox (job_id, user_id, kind)
@@ -449,6 +449,15 @@ limit 50
 
 FORGET_LEFTOVERS = """
 update public.generation_jobs set state = state - 'candidates' where id = %(id)s and wake_at is null
+"""
+
+# Jobs that ended in the moment in which a call of theirs did, each taking the other for still going on.
+SETTLE_FORGOTTEN = """
+select private.settle_costs(array_agg(r.job_id))
+from private.ledger r join public.generation_jobs j on j.id = r.job_id
+where r.kind = 'reserve' and r.id > (select coalesce(max(id), 0) - 100000 from private.ledger)
+  and j.finished_at < now() - interval '1 minute'
+  and not exists (select from private.ledger s where s.job_id = r.job_id and s.kind = 'settle')
 """
 
 PRUNE = (

@@ -20,6 +20,7 @@ from PIL import Image
 from psycopg.rows import DictRow
 
 from gateway.config import Settings
+from gateway.errors import OverBudget, OverQuota
 from gateway.gpu import CallUnknown, GpuBusy, GpuClient, GpuError, GpuRefused
 from gateway.jobs import lifecycle
 from gateway.jobs.lifecycle import ClaimedJob, Fail, Move, Requeue, Settle, Step, Wait
@@ -148,7 +149,7 @@ class Steps:
         """Make the next call, or do what else the plan wants."""
         following = self._plan(job).next(job, children)
         if isinstance(following, CallSpec):
-            return await self._dispatch(job, following)
+            return await self._dispatch(job, _within_budget(job, following))
         return await self._carry_out(job, following)
 
     async def _carry_out(self, job: ClaimedJob, outcome: Outcome, pictures: Sequence[Picture] = ()) -> bool:
@@ -164,7 +165,10 @@ class Steps:
                 return moved is not None and await self.advance(moved)
             case FanOut(children, changes):
                 changes = replace(changes, state=changes.state | candidates)
-                await self._jobs.fan_out(job, children, changes, lifecycle.CHILDREN_SECONDS)
+                try:
+                    await self._jobs.fan_out(job, children, changes, lifecycle.CHILDREN_SECONDS)
+                except (OverBudget, OverQuota) as over:
+                    return await self._jobs.fail(job, Fail(over.code, over.detail, retryable=False))
             case WaitForChildren():
                 await self._jobs.wait_for_children(job, lifecycle.CHILDREN_SECONDS)
             case Complete(kept, changes):
@@ -284,6 +288,15 @@ class Steps:
 def _named(job: ClaimedJob, picture: PictureInfo) -> Picture:
     key, identity = lifecycle.object_key(job, picture), lifecycle.image_id(job, picture.n)
     return {"id": str(identity), "key": key, "seq": job.seq, **picture.model_dump()}
+
+
+def _within_budget(job: ClaimedJob, spec: CallSpec) -> CallSpec:
+    """The call, to be stopped where it would take more than its job has reserved of a budget."""
+    limit = job.row["limit_gpu_seconds"]
+    if limit is None:
+        return spec
+    left = max(0.001, float(limit) - float(job.row["gpu_seconds"]))
+    return replace(spec, request=spec.request | {"limit_gpu_seconds": left})
 
 
 def check_picture(content: bytes, picture: PictureInfo) -> None:

@@ -1,4 +1,4 @@
-"""What GPU time costs, in integer micro-dollars, rounded once per call; and whether the bill agrees."""
+"""What the calls of each day cost, and whether Modal's bill agrees."""
 
 import datetime
 import json
@@ -9,12 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import psycopg
-import structlog
 
 from gateway.config import ConfigurationError
-from modal_app import catalog
-
-log = structlog.get_logger()
 
 BILLED_SERVICE = "tenkaigen-gpu"
 """Value of the tag ``service`` that the deployment gives what it runs on Modal."""
@@ -25,16 +21,6 @@ from private.generation_calls
 where finished_at >= %(start)s and finished_at < %(end)s
 group by 1 order by 1
 """
-
-
-def usd_micros(gpu: str | None, seconds: float) -> int:
-    """Micro-dollars of ``seconds`` on ``gpu`` at today's price; 0 and a warning where there is no price."""
-    today = datetime.datetime.now(datetime.UTC).date()
-    try:
-        return catalog.cost_usd_micros(gpu or "", seconds, today)
-    except KeyError:
-        log.warning("no_price", gpu=gpu)
-        return 0
 
 
 @dataclass(frozen=True)

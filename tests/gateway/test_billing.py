@@ -8,10 +8,10 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from gateway import usage
 from gateway.config import ConfigurationError
 from gateway.embedded import add_key
-from gateway.usage import Day
+from gateway.usage import billing
+from gateway.usage.billing import Day
 from modal_app import deployment
 
 DAY = datetime.date(2026, 11, 20)
@@ -46,16 +46,16 @@ def test_what_is_no_bill_is_refused_with_the_command_that_makes_one(tmp_path: Pa
     path = tmp_path / "report.json"
     path.write_text(text)
     with pytest.raises(ConfigurationError, match="modal billing report"):
-        usage.bill(path, "tenkaigen")
+        billing.bill(path, "tenkaigen")
 
 
 def test_the_bill_is_searched_for_what_the_deployment_is_tagged_with() -> None:
-    assert deployment.TAGS["service"] == usage.BILLED_SERVICE
+    assert deployment.TAGS["service"] == billing.BILLED_SERVICE
 
 
 def test_a_missing_bill_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="modal billing report"):
-        usage.bill(tmp_path / "missing.json", "tenkaigen")
+        billing.bill(tmp_path / "missing.json", "tenkaigen")
 
 
 def test_only_the_named_service_counts_and_hours_add_up_to_days(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_only_the_named_service_counts_and_hours_add_up_to_days(tmp_path: Path) 
         line(DAY, "99", service="another"),
     ]
     path.write_text(json.dumps(hours))
-    assert usage.bill(path, "tenkaigen") == {DAY: 350_000, NEXT: 1_000_000}
+    assert billing.bill(path, "tenkaigen") == {DAY: 350_000, NEXT: 1_000_000}
 
 
 def test_calls_are_summed_by_the_day_they_ended(admin_url: str) -> None:
@@ -78,13 +78,15 @@ def test_calls_are_summed_by_the_day_they_ended(admin_url: str) -> None:
             job = uuid4()
             connection.execute(JOB.encode(), (job, user))
             connection.execute(CALL.encode(), (job, user, 2.5, 1354, end))
-    assert usage.daily(admin_url, DAY, NEXT) == [Day(DAY, 2, 5.0, 2708)]
-    assert [day.calls for day in usage.daily(admin_url, DAY, NEXT + datetime.timedelta(days=1))] == [2, 1]
-    assert usage.daily(admin_url, NEXT + datetime.timedelta(days=1), NEXT + datetime.timedelta(days=9)) == []
+    assert billing.daily(admin_url, DAY, NEXT) == [Day(DAY, 2, 5.0, 2708)]
+    assert [day.calls for day in billing.daily(admin_url, DAY, NEXT + datetime.timedelta(days=1))] == [2, 1]
+    assert (
+        billing.daily(admin_url, NEXT + datetime.timedelta(days=1), NEXT + datetime.timedelta(days=9)) == []
+    )
 
 
 def test_what_no_call_explains_is_idle_and_every_day_of_either_is_there() -> None:
-    lines = usage.reconcile([Day(DAY, 10, 36.0, 19_500)], {DAY: 26_000, NEXT: 4_000})
+    lines = billing.reconcile([Day(DAY, 10, 36.0, 19_500)], {DAY: 26_000, NEXT: 4_000})
     assert [(each.day.date, each.idle_usd_micros, round(each.idle_share, 2)) for each in lines] == [
         (DAY, 6_500, 0.25),
         (NEXT, 4_000, 1.0),
@@ -94,5 +96,5 @@ def test_what_no_call_explains_is_idle_and_every_day_of_either_is_there() -> Non
 
 
 def test_a_day_without_a_bill_shows_what_its_calls_were_charged() -> None:
-    (only,) = usage.reconcile([Day(DAY, 1, 1.0, 13)], {})
+    (only,) = billing.reconcile([Day(DAY, 1, 1.0, 13)], {})
     assert (only.idle_usd_micros, only.idle_share) == (-13, 0.0)
