@@ -37,7 +37,7 @@ from gateway.openai.models import Models
 from gateway.openai.service import OpenAIImages
 from gateway.outside import Outside
 from gateway.pictures import Pictures
-from gateway.prompts import styles
+from gateway.prompts import language, styles, templates
 from gateway.storage import routes as storage_routes
 from gateway.storage.buckets import open_buckets
 from gateway.uploads import routes as uploads_routes
@@ -74,6 +74,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(jobs_routes.callback_router)
     app.include_router(styles.router)
     app.include_router(styles.open_router)
+    app.include_router(language.router)
+    app.include_router(templates.router)
     app.include_router(openai_routes.router)
     app.include_router(images.router)
     app.include_router(images.open_router)
@@ -133,6 +135,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.usage, app.state.budgets = UsageService(usage_rows), budgets
         app.state.forecasts = Forecasts(estimator, settings)
         app.state.renderer = Renderer(settings.public_url, buckets, led_by, estimator)
+        app.state.templates = templates.Templates(db)
         app.state.images = Images(db, buckets)
         app.state.jobs = JobService(
             *(jobs, gpu, hub, estimator, budgets, settings),

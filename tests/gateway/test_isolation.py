@@ -42,12 +42,19 @@ async def api_key(owner: User) -> str:
     return str(answer.json()["id"])
 
 
+async def template(owner: User) -> str:
+    answer = await owner.http.post("/v1/prompt-templates", json={"name": "a", "text": "a {{b}}"})
+    return str(answer.json()["id"])
+
+
 IDS: dict[str, Make | None] = {
     "job_id": job,
     "parent_id": job,
     "image_id": image,
     "key_id": api_key,
     "upload_id": upload,
+    "template_id": template,
+    "GET /v1/prompt-templates after": template,
     "GET /v1/jobs after": job,
     "GET /v1/images after": image,
     "GET /v1/api-keys after": api_key,
@@ -61,7 +68,10 @@ IDS: dict[str, Make | None] = {
 """By the name of a parameter, or by route and name where a name means several things: how to make an id of a
 user's own.  None: the parameter names nothing that belongs to anybody."""
 
-BODIES: dict[str, dict[str, Any]] = {}
+BODIES: dict[str, dict[str, Any]] = {
+    "PATCH /v1/prompt-templates/{template_id}": {"name": "b"},
+    "POST /v1/prompt-templates/{template_id}/render": {"variables": {"b": "c"}},
+}
 """By route: the smallest body that is accepted, for routes that need one."""
 
 OTHER_PARAMETERS = {"extension": "png"}
