@@ -88,6 +88,8 @@ secrets() {
   local file="" inputs
   export TENKAIGEN_WEBHOOK_URL="${SITE_URL-}" TENKAIGEN_WEBHOOK_SECRET="${WEBHOOK_SECRET-}"
   TENKAIGEN_WEBHOOK_URL="${TENKAIGEN_WEBHOOK_URL%/}/api/generate/webhook"
+  # References and LoRAs are fetched from the gateway, or from the bucket where that signs their addresses.
+  export GPU_ORIGINS="${GPU_ORIGINS:-${SITE_URL-}${SUPABASE_URL:+,$SUPABASE_URL}}"
   inputs=$(for name in "${SECRETS[@]}"; do printf '%s=%s\n' "$name" "${!name-}"; done | hash)
   is_done secrets "$inputs" && return
   if [[ -z $dry_run ]]; then

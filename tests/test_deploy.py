@@ -206,14 +206,22 @@ def test_a_new_secret_is_sent_and_the_service_deployed_anew(checkout: Deployment
 def test_modals_secret_has_every_key_that_the_deployment_asks_for(checkout: Deployment) -> None:
     checkout.run("secrets", **SETTINGS)
     told = json.loads((checkout.record / "secret.json").read_text())
-    assert set(told) == set(deployment.SECRET_KEYS)
     assert told == {
         "TENKAIGEN_WEBHOOK_URL": "https://draw.example.com/api/generate/webhook",
         "TENKAIGEN_WEBHOOK_SECRET": SETTINGS["WEBHOOK_SECRET"],
         "RECIPE_SECRET": SETTINGS["RECIPE_SECRET"],
+        "GPU_ORIGINS": "https://draw.example.com/",
     }
-    checkout.run("secrets", **SETTINGS, GPU_ORIGINS="https://files.example.com")
-    assert "GPU_ORIGINS" in json.loads((checkout.record / "secret.json").read_text())
+    assert {"TENKAIGEN_WEBHOOK_URL", "TENKAIGEN_WEBHOOK_SECRET"} <= set(deployment.SECRET_KEYS) <= set(told)
+
+
+def test_files_are_fetched_from_the_gateway_and_from_the_projects_storage(checkout: Deployment) -> None:
+    for settings, origins in (
+        ({"SUPABASE_URL": "https://ref.supabase.co"}, "https://draw.example.com/,https://ref.supabase.co"),
+        ({"GPU_ORIGINS": "https://files.example.com"}, "https://files.example.com"),
+    ):
+        checkout.run("secrets", **SETTINGS, **settings)
+        assert json.loads((checkout.record / "secret.json").read_text())["GPU_ORIGINS"] == origins
 
 
 @pytest.mark.parametrize("fail", ["", "modal secret", "--url"])
