@@ -7,7 +7,7 @@ import pytest_asyncio
 
 from tests.support.stack import Stack, stack
 
-INSTANT = {"GPU_MODELS": "instant", "GPU_NAME": "H100"}
+INSTANT = {"GPU_MODELS": "instant", "GPU_NAME": "H100", "INSTANT_SECONDS": "0.002"}
 MODELS = {"default_model": "instant"}
 
 
