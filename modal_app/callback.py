@@ -97,11 +97,11 @@ def event_id(event: CallEvent) -> str:
 
 
 def body_of(event: CallEvent) -> str:
-    """JSON below ``EVENT_LIMIT_BYTES``; of a call that is too long, the fingerprint stays behind."""
+    """JSON below ``EVENT_LIMIT_BYTES``; of a call that is too long, fingerprint and preview stay behind."""
     body = event.model_dump_json(by_alias=True)
     if len(body.encode()) < EVENT_LIMIT_BYTES:
         return body
-    call = event.call.model_copy(update={"fingerprint": {}})
+    call = event.call.model_copy(update={"fingerprint": {}, "preview": None})
     return event.model_copy(update={"call": call}).model_dump_json(by_alias=True)
 
 

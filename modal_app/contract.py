@@ -24,6 +24,9 @@ SCHEMA = 1
 EVENT_LIMIT_BYTES = 20_000
 """An event is refused above this size, unread."""
 
+PREVIEW_LIMIT_BYTES = 12_000
+"""Of a look at a picture that is being drawn: with the call around it, it fits into an event."""
+
 KEY_PATTERN = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:\d{1,4}:\d{1,4}$"
 """A call key: ``job:seq:attempt``, where the job is a lower-case UUID."""
 
@@ -297,6 +300,14 @@ class Timing(Message):
     """Files made of the pictures; after the GPU's part."""
 
 
+class Preview(Message):
+    """How picture ``n`` looks so far: a small WebP in base64."""
+
+    n: int
+    content_type: Literal["image/webp"] = "image/webp"
+    b64_json: str = Field(max_length=PREVIEW_LIMIT_BYTES * 4 // 3)
+
+
 class Call(Message):
     """One run, as the service knows it."""
 
@@ -311,6 +322,8 @@ class Call(Message):
     result: Annotated[ImageResult | LanguageResult, Field(discriminator="task")] | None = None
     error: CallError | None = None
     timing: Timing = Timing()
+    preview: Preview | None = None
+    """The newest look, while the call is running."""
     gpu: str | None = None
     """Name of the price row in ``catalog.PRICES``."""
     fingerprint: dict[str, Any] = {}

@@ -31,6 +31,7 @@ from modal_app.contract import (
     ServedModels,
     Task,
 )
+from modal_app.previews import Looks
 from modal_app.results import Record, Results
 from modal_app.service import QueueFull
 from modal_app.sources import SourceError, Sources
@@ -83,6 +84,17 @@ class _Run:
     def spent(self, **seconds: float) -> None:
         rounded = {name: round(value, 6) for name, value in seconds.items()}
         self.update(timing=self.call.timing.model_copy(update=rounded))
+
+
+class _Stepper:
+    """Follows a run's steps, and looks at its pictures now and then."""
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+        self.look = Looks(lambda preview: run.update(preview=preview)).look
+
+    def __call__(self, step: int, steps: int) -> None:
+        self._run.update(step=step, steps=steps)
 
 
 class LocalExecutor:
@@ -339,7 +351,7 @@ class LocalExecutor:
                 run.spent(gpu_seconds=seconds * run.share)
 
     def _stepper(self, run: _Run) -> engine.OnStep:
-        return lambda step, steps: run.update(step=step, steps=steps)
+        return _Stepper(run)
 
     def _unwanted(self, run: _Run) -> bool:
         return run.cancel.is_set() or run.over_limit or self._stopping
@@ -384,7 +396,7 @@ class LocalExecutor:
 
     def _end(self, run: _Run, status: CallStatus, files: list[bytes]) -> None:
         """Keep the call on disk, then let go of it, so that it can be found at every moment."""
-        call = run.call.model_copy(update={"status": status, "stage": None})
+        call = run.call.model_copy(update={"status": status, "stage": None, "preview": None})
         record = Record(call=call, seq=seq_of(call))
         try:
             self._results.save(record, files)
@@ -392,7 +404,7 @@ class LocalExecutor:
             log.exception("call %s could not be kept and is forgotten", call.call_id)
             self._forget(run)
             return
-        run.update(status=status, stage=None)
+        run.update(status=status, stage=None, preview=None)
         self._runs.pop(call.call_id, None)
         self._on_loop(lambda: self._ended(run, record))
 

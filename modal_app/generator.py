@@ -15,6 +15,7 @@ from typing import Any
 from modal_app import engine
 from modal_app.calls import Order, Outcome, over_limit
 from modal_app.contract import Call, CallError, CallStatus, ImageRequest, LanguageResult, Timing
+from modal_app.previews import Looks
 from modal_app.reporter import Board, Reporter
 from modal_app.residence import Engines, priced_gpu
 from modal_app.shelf import Shelf
@@ -123,7 +124,7 @@ class Generator:
             loaded = self._engines.get(run.request.model)
         with run.metered("gpu_seconds", stage="generating"):
             run.metered_since = time.monotonic()
-            drawn = carry_out(loaded, run.request, files, run.stepped, lambda: run.over_limit or cancelled())
+            drawn = carry_out(loaded, run.request, files, run, lambda: run.over_limit or cancelled())
         return self._packed(run, drawn)
 
     def _packed(self, run: "_Run", drawn: engine.Drawing | LanguageResult) -> list[bytes]:
@@ -151,7 +152,7 @@ class Generator:
 
 
 class _Run:
-    """A call on its way; ``tell`` hears of every change."""
+    """A call on its way, which follows the engine's steps; ``tell`` hears of every change."""
 
     def __init__(self, order: Order, gpu: str, boot_seconds: float) -> None:
         self.request = order.wanted()
@@ -161,6 +162,7 @@ class _Run:
         self._began = time.monotonic()
         self.metered_since: float | None = None
         self._steps: list[float] = []
+        self.look = Looks(lambda preview: self.update(preview=preview)).look
         self.call = order.queued(gpu).model_copy(update={"status": "running"})
         self._timed()
 
@@ -176,9 +178,9 @@ class _Run:
 
     def end(self, status: CallStatus, **changes: Any) -> None:
         """Told to nobody: the call has ended when its outcome can be fetched, not before."""
-        self.call = self.call.model_copy(update={"status": status, "stage": None, **changes})
+        self.call = self.call.model_copy(update={"status": status, "stage": None, "preview": None, **changes})
 
-    def stepped(self, step: int, steps: int) -> None:
+    def __call__(self, step: int, steps: int) -> None:
         self._steps.append(time.monotonic())
         self.seconds["gpu_seconds"] = self._steps[-1] - self._began
         self._timed()

@@ -1,5 +1,6 @@
 """Rows as the API shows them."""
 
+import base64
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,12 @@ Addresses = Mapping[tuple[str, str], str]
 """Signed addresses by bucket and key."""
 
 
+def preview(seen: Row) -> schemas.Preview:
+    """How a picture looks so far, from its row."""
+    content = base64.b64encode(seen["content"]).decode()
+    return schemas.Preview(n=seen["n"], content_type=seen["content_type"], b64_json=content)
+
+
 class Renderer:
     """Turns rows into answers; knows where this gateway and its buckets are reached.
 
@@ -40,6 +47,13 @@ class Renderer:
     async def jobs(self, rows: Sequence[Row]) -> list[schemas.Job]:
         signed = await self._signed(asset for row in rows for asset in row["images"])
         return [self._job(row, signed) for row in rows]
+
+    async def event(self, row: Row) -> schemas.Job:
+        """The job, and how its pictures look so far where the row says."""
+        job, seen = await self.job(row), row.get("preview")
+        if seen is None:
+            return job
+        return schemas.JobPreview(**vars(job), preview=preview(seen))
 
     async def image(self, asset: Row) -> schemas.Image:
         return (await self.images([asset]))[0]

@@ -1,5 +1,6 @@
 """The jobs of all users, as rows: each method sends one statement of ``statements``."""
 
+import base64
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -115,10 +116,14 @@ class Jobs:
         self, key: tuple[UUID, int, int], call: Call, seq: int, patience: float
     ) -> bool:
         counted = {"step": call.step, "steps": call.steps or None}  # a language task has no steps to count
-        values = {"stage": _stage(call), "progress_seq": seq, **counted}
+        values = {"stage": _stage(call), "progress_seq": seq, **counted, **_preview(call)}
         job_id, job_seq, attempt = key
         place = {"id": job_id, "seq": job_seq, "attempt": attempt, "patience": patience}
         return await self._db.one(sql.RECORD_PROGRESS, values | place) is not None
+
+    async def preview(self, job_id: UUID, event_id: int) -> DictRow | None:
+        """The look at the pictures that came with an event, if it is the newest."""
+        return await self._db.one(sql.PREVIEW, {"job_id": job_id, "event_id": event_id})
 
     async def record_result(
         self,
@@ -262,6 +267,18 @@ def _changes(changes: Changes) -> dict[str, Any]:
 
 
 _STAGES = {"enhance": "enhancing", "judge": "judging"}
+
+
+def _preview(call: Call) -> dict[str, Any]:
+    """Columns of the look that came with a call; nothing where it is no base64."""
+    none = {"n": None, "content_type": None, "content": None}
+    if call.preview is None:
+        return none
+    try:
+        content = base64.b64decode(call.preview.b64_json, validate=True)
+    except ValueError:
+        return none
+    return {"n": call.preview.n, "content_type": call.preview.content_type, "content": content or None}
 
 
 def _stage(call: Call) -> str:

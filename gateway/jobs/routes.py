@@ -272,7 +272,7 @@ def _event_stream(
 
     async def events() -> AsyncIterator[ServerSentEvent]:
         async for event_id, event, row in service.stream(caller, job_id, after):
-            shown = await render.job(row)
+            shown = await render.event(row)
             yield ServerSentEvent(shown.model_dump_json(), event=event, id=str(event_id))
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

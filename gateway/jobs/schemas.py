@@ -236,6 +236,20 @@ class Job(BaseModel):
     finished_at: datetime.datetime | None
 
 
+class Preview(BaseModel):
+    """How one of the pictures looks so far, small."""
+
+    n: int
+    content_type: str
+    b64_json: str
+
+
+class JobPreview(Job):
+    """What the event `preview` carries."""
+
+    preview: Preview
+
+
 class JobList(BaseModel):
     object: Literal["list"] = "list"
     data: list[Job]

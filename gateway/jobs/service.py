@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -209,8 +209,11 @@ class JobService:
 
     async def stream(
         self, caller: Principal, job_id: UUID | None, after: int | None
-    ) -> AsyncIterator[tuple[int, str, Mapping[str, Any]]]:
-        """(id, event, row) for every move; of one job from its state now until its end."""
+    ) -> AsyncGenerator[tuple[int, str, Mapping[str, Any]], None]:
+        """(id, event, row) for every move; of one job from its state now until its end.
+
+        The row of a ``preview`` has another column, ``preview``: how a picture looks so far.
+        """
         async with self._hub.listen(caller.user_id, job_id, after) as (since, events):
             if job_id is not None and after is None:
                 row = await self.get(caller, job_id)
@@ -220,6 +223,10 @@ class JobService:
             async for event in events:
                 row = await self.get(caller, event.job_id)
                 yield event.id, event.event, _as_of(event, row)
+                if event.step and event.status not in TERMINAL:
+                    look = await self._jobs.preview(event.job_id, event.id)
+                    if look is not None:
+                        yield look["event_id"], "preview", {**_as_of(event, row), "preview": look}
                 if job_id is not None and event.status in TERMINAL:
                     return
 

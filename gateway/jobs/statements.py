@@ -168,13 +168,30 @@ returning id
 """
 
 RECORD_PROGRESS = """
-update public.generation_jobs
-set stage = %(stage)s, step = greatest(step, %(step)s), steps = coalesce(%(steps)s, steps),
-    progress_seq = %(progress_seq)s,
-    wake_at = greatest(wake_at, now() + make_interval(secs => %(patience)s))
-where id = %(id)s and seq = %(seq)s and attempt = %(attempt)s
-  and status = 'processing' and call is null and progress_seq < %(progress_seq)s
-returning id
+with moved as (
+  update public.generation_jobs
+  set stage = %(stage)s, step = greatest(step, %(step)s), steps = coalesce(%(steps)s, steps),
+      progress_seq = %(progress_seq)s,
+      wake_at = greatest(wake_at, now() + make_interval(secs => %(patience)s))
+  where id = %(id)s and seq = %(seq)s and attempt = %(attempt)s
+    and status = 'processing' and call is null and progress_seq < %(progress_seq)s
+  returning id
+),
+seen as (
+  insert into private.previews (job_id, event_id, n, content_type, content)
+  select id, pg_current_xact_id()::text::bigint * 4096 + 4095, %(n)s::int, %(content_type)s::text,
+    %(content)s::bytea
+  from moved where %(content)s::bytea is not null
+  on conflict (job_id) do update set event_id = excluded.event_id, n = excluded.n,
+    content_type = excluded.content_type, content = excluded.content, created_at = now()
+)
+select id from moved
+"""
+
+# The one that its event brought: a listener that lags behind waits for a later event's.
+PREVIEW = """
+select event_id, n, content_type, content from private.previews
+where job_id = %(job_id)s and event_id / 4096 = %(event_id)s / 4096
 """
 
 # The ended call is recorded whatever became of the job: one that was canceled meanwhile is charged, by the
@@ -464,5 +481,6 @@ PRUNE = (
     "delete from private.webhook_inbox where received_at < now() - interval '30 days'",
     "delete from private.idempotency_keys where created_at < now() - interval '24 hours'",
     "delete from private.submissions where created_at < now() - interval '25 hours'",  # a job lives 24
+    "delete from private.previews where created_at < now() - interval '10 minutes'",
     "delete from private.job_events where created_at < now() - interval '24 hours'",
 )

@@ -2,6 +2,7 @@
 
 import datetime
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from psycopg.rows import DictRow
@@ -15,6 +16,7 @@ from gateway.jobs.schemas import Image
 from gateway.jobs.service import Created, JobService
 from gateway.jobs.submission import Submission
 from gateway.openai import answers
+from gateway.openai.partial import PartialImages
 from gateway.openai.schemas import CompletedImage, ImageGeneration, ImagesResponse, PartialImage
 from gateway.openai.translation import job_of
 
@@ -57,6 +59,12 @@ class OpenAIImages:
         self, caller: Principal, asked: ImageGeneration, row: DictRow, kind: str
     ) -> AsyncIterator[PartialImage | CompletedImage]:
         """``kind``.partial_image as the job goes on, then ``kind``.completed for each picture."""
+        left = PartialImages(asked, kind)
+        async with aclosing(self._jobs.stream(caller, row["id"], None)) as moves:
+            async for _, move, now in moves:
+                partial = await left.shown(now) if move == "preview" else None
+                if partial is not None:
+                    yield partial
         row = await self._ended(caller, row)
         for event in answers.completed_events(
             row, asked, kind, await self._shown(row), await self._contents(row)
@@ -78,7 +86,7 @@ class OpenAIImages:
         return [await self._images.content(asset) for asset in row["images"]]
 
     async def _shown(self, row: DictRow) -> list[Image]:
-        return [await self._renderer.image(asset) for asset in row["images"]]
+        return await self._renderer.images(row["images"])
 
 
 def _unended(row: DictRow) -> TimedOut | Unavailable:

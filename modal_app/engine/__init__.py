@@ -108,6 +108,23 @@ OnStep = Callable[[int, int], None]
 """``on_step(step, steps)``: ``step`` of ``steps`` is done, counted over all pictures of the request."""
 
 
+@runtime_checkable
+class Viewer(Protocol):
+    """An ``OnStep`` that also wants to see the pictures while they are drawn."""
+
+    def __call__(self, step: int, steps: int) -> None: ...
+
+    def look(self, n: int, picture: Callable[[], "Image"]) -> None:
+        """Picture ``n`` may be looked at; ``picture`` makes it, which takes a moment."""
+        ...
+
+
+def show(on_step: OnStep, n: int, picture: Callable[[], "Image"]) -> None:
+    """Let whoever follows the steps have a look at picture ``n``, if they care."""
+    if isinstance(on_step, Viewer):
+        on_step.look(n, picture)
+
+
 Files = Mapping[str, Path]
 """The files that a request names, by their sha256; fetched and checked before the run."""
 

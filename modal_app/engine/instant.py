@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from modal_app.catalog import Model, Size
 from modal_app.contract import ImageRequest
-from modal_app.engine import Canceled, Drawing, Files, OnStep, Picture
+from modal_app.engine import Canceled, Drawing, Files, OnStep, Picture, show
 
 SLICE_SECONDS = 0.02
 """How long a simulated step sleeps before it looks again whether it was canceled."""
@@ -59,6 +59,7 @@ class InstantEngine:
         for step in range(n * steps, (n + 1) * steps):
             _sleep(self._seconds / steps, cancelled)
             on_step(step + 1, steps * request.num_images)
+            show(on_step, n, lambda: _card(request, request.seed + n))
 
 
 def _sleep(seconds: float, cancelled: Callable[[], bool]) -> None:

@@ -45,6 +45,8 @@ from modal_app.engine.qwen_work import Plan, Work, stacked, stepper, tokens
 
 BATCH = 4
 """Pictures that are drawn at once, if nothing but their noise and words differs."""
+VIEW_PIXELS = 256
+"""Longest side of a look at a picture that is being drawn."""
 EMBEDDING_CACHE_BYTES = 256 * 1024 * 1024
 """At least 70 prompts: 512 tokens x 3584 x 2 bytes are 3.7 MB at most."""
 
@@ -83,6 +85,8 @@ class QwenEngine:
         for each in (self._words, self._edit):
             if each is not None:
                 each.set_progress_bar_config(disable=True)
+        # Where parts wait in main memory, a look would send the denoiser there in the middle of its work.
+        self._view = self._viewed if offload == "none" else None
         self._loras = backend_for(pipeline)
         self._embeddings = TensorCache(EMBEDDING_CACHE_BYTES)
         accelerated = accelerate(pipeline.transformer, engine.options)
@@ -227,7 +231,7 @@ class QwenEngine:
             generator=generators,
             max_sequence_length=self._model.max_sequence_length,
             output_type="latent",
-            callback_on_step_end=stepper(plans, after),
+            callback_on_step_end=stepper(plans, after, self._view),
         )
         latents: torch.Tensor = output.images
         return latents
@@ -248,9 +252,22 @@ class QwenEngine:
 
     def _decoded(self, latents: torch.Tensor, work: Work) -> Image.Image:
         """latents [1, tokens, channels] to the picture at its native size, as the pipelines do it."""
+        return self._pixels(self._unpacked(latents, work))
+
+    def _viewed(self, latents: torch.Tensor, work: Work) -> Image.Image:
+        """A small picture of latents [1, tokens, channels]: decoded after they were made smaller."""
+        unpacked = self._unpacked(latents, work)
+        factor = -(-max(unpacked.shape[-2:]) // (VIEW_PIXELS // self._words.vae_scale_factor))
+        return self._pixels(torch.nn.functional.avg_pool3d(unpacked, (1, factor, factor)))
+
+    def _unpacked(self, latents: torch.Tensor, work: Work) -> torch.Tensor:
+        """[1, channels, 1, height, width]"""
+        pipeline, (width, height) = self._words, work.native_size
+        unpacked = pipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor)
+        return unpacked.to(pipeline.vae.dtype)
+
+    def _pixels(self, unpacked: torch.Tensor) -> Image.Image:
         vae, pipeline = self._words.vae, self._words
-        width, height = work.native_size
-        unpacked = pipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor).to(vae.dtype)
         mean, std = (
             torch.tensor(values).view(1, -1, 1, 1, 1).to(unpacked)
             for values in (vae.config.latents_mean, vae.config.latents_std)

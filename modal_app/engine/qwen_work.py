@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from PIL import Image
 
 from modal_app import catalog
 from modal_app.catalog import Model, Size
-from modal_app.engine import Canceled, Item, Picture, repaint
+from modal_app.engine import Canceled, Item, Picture, repaint, show
 from modal_app.engine.inputs import open_picture
 from modal_app.engine.pictures import resample
 
@@ -105,21 +106,59 @@ def stacked(plans: list[Plan]) -> dict[str, torch.Tensor]:
     return {name: torch.cat([plan.embeddings[name] for plan in plans]) for name in names}
 
 
+View = Callable[[torch.Tensor, Work], Image.Image]
+"""A small picture of latents [1, tokens, channels]."""
+
+
 def stepper(
-    plans: list[Plan], after: Callable[[int, torch.Tensor], torch.Tensor] | None
+    plans: list[Plan],
+    after: Callable[[int, torch.Tensor], torch.Tensor] | None,
+    view: View | None = None,
 ) -> Callable[..., Any]:
-    """The step callback.  It reports, and ends the call by raising once nobody wants any of its pictures.
+    """The step callback.  It reports, shows, and ends the call by raising once nobody wants its pictures.
 
     diffusers' own ``pipeline._interrupt`` would skip the steps, but decode a picture of noise.
     """
+    before: torch.Tensor | None = None
     works = {id(plan.work): plan.work for plan in plans}.values()
     pictures = [(work, sum(plan.work is work for plan in plans)) for work in works]
 
     def stepped(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        nonlocal before
         for work, count in pictures:
             work.step(count)
         if not any([work.wanted() for work in works]):
             raise Canceled("canceled")
-        return {**tensors, "latents": after(step, tensors["latents"])} if after else tensors
+        latents = tensors["latents"]
+        if view is not None and before is not None:
+            _show(plans, _expected(pipeline.scheduler.sigmas, step, before, latents), view)
+        before = after(step, latents) if after else latents
+        return {**tensors, "latents": before}
 
     return stepped
+
+
+def _expected(
+    sigmas: torch.Tensor, step: int, before: torch.Tensor, latents: torch.Tensor
+) -> Callable[[int], torch.Tensor]:
+    """Where a row of the batch is heading: a step goes along a straight line that ends without noise."""
+
+    def row(index: int) -> torch.Tensor:
+        start, end = before[index : index + 1].float(), latents[index : index + 1].float()
+        velocity = (end - start) / (sigmas[step + 1] - sigmas[step])
+        return end - sigmas[step + 1] * velocity
+
+    return row
+
+
+def _show(plans: list[Plan], expected: Callable[[int], torch.Tensor], view: View) -> None:
+    """The first picture of each work; the others of a batch are as far."""
+    seen: set[int] = set()
+    for index, plan in enumerate(plans):
+        if id(plan.work) not in seen:
+            seen.add(id(plan.work))
+            show(plan.work.item.on_step, plan.n, partial(_viewed, view, expected, index, plan.work))
+
+
+def _viewed(view: View, expected: Callable[[int], torch.Tensor], index: int, work: Work) -> Image.Image:
+    return view(expected(index), work)

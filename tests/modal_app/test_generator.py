@@ -135,7 +135,7 @@ def test_an_interrupted_run_leaves_no_lora_behind(
         raise modal.exception.InputCancellation
 
     with monkeypatch.context() as patch:
-        patch.setattr("modal_app.generator._Run.stepped", interrupted)
+        patch.setattr("modal_app.generator._Run.__call__", interrupted)
         with pytest.raises(modal.exception.InputCancellation):
             made.generate(with_lora.text(), {sha256: content})
     assert outcome(made, plain).pictures == before

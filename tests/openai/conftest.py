@@ -20,7 +20,8 @@ async def product(new_database: Callable[[], str], new_folder: Callable[[], Path
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def slow(new_database: Callable[[], str], new_folder: Callable[[], Path]) -> AsyncIterator[Stack]:
-    """Takes three seconds for a picture."""
-    gpu = {**INSTANT, "INSTANT_SECONDS": "3"}
-    async with stack(new_database(), new_folder(), gpu=gpu, **MODELS) as running:
+    """Takes more than two seconds for a picture."""
+    gpu = {**INSTANT, "INSTANT_SECONDS": "2.4"}
+    settings = {**MODELS, "webhook_patience_seconds": 0.3}
+    async with stack(new_database(), new_folder(), gpu=gpu, **settings) as running:
         yield running

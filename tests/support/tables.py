@@ -244,6 +244,13 @@ TABLES = [
         service="siud",
         touch="expires_at",
     ),
+    Table(
+        "private.previews",
+        "(job_id, event_id, n, content_type, content) values (%(generation_jobs)s, 1, 0, 'image/webp', 'a')",
+        owner="----",
+        service="siud",
+        touch="n",
+    ),
     Table("private.job_events", "", "----", "si-d", touch="event"),
 ]
 
