@@ -140,7 +140,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.jobs = JobService(
             *(jobs, gpu, hub, estimator, budgets, settings),
             References(jobs, uploads),
-            on_created=worker.wake,
+            on_created=worker.expect,
             on_canceled=worker.sweep,
         )
         app.state.openai_images = OpenAIImages(app.state.jobs, app.state.images, app.state.renderer)

@@ -143,9 +143,10 @@ def costs(
     today = datetime.datetime.now(datetime.UTC).date()
     first = _day(start, today - datetime.timedelta(days=30))
     last = _day(end, today + datetime.timedelta(days=1))
-    with up.admin_url(data) as url:
-        days = billing.daily(url, first, last)
     billed = billing.bill(report, service) if report else {}
+    with up.admin_url(data) as url:
+        billing.record(url, billed)
+        days = billing.daily(url, first, last)
     table = Table(
         *("day", "calls", "GPU seconds", "calls $"), *(("billed $", "idle $", "idle") if report else ())
     )

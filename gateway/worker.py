@@ -63,6 +63,7 @@ class Worker:
         self._stopping = False
         self._swept = asyncio.Event()
         self._in_flight = 0  # of this gateway, as far as it knows: others may end what it began
+        self._unclaimed = 0  # likewise: jobs that it made and that a limit may hold back
         self._running: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
 
@@ -84,6 +85,11 @@ class Worker:
 
     def wake(self) -> None:
         """Something may be due now."""
+        self._wake.set()
+
+    def expect(self) -> None:
+        """A job was made."""
+        self._unclaimed += 1
         self._wake.set()
 
     def sweep(self) -> None:
@@ -120,6 +126,7 @@ class Worker:
             batch=self._free_hands,
         )
         self._in_flight += len(jobs)
+        self._unclaimed = max(0, self._unclaimed - len(jobs)) if self._in_flight else 0
         for job in jobs:
             self._start(self._steps.advance, job)
         if jobs:
@@ -164,7 +171,8 @@ class Worker:
 
     def _make_room(self) -> None:
         """A place in flight is free: look at the queue again if a limit may have held something back."""
-        if self._in_flight >= min(self._settings.jobs_in_flight_per_user, self._settings.jobs_in_flight):
+        limit = min(self._settings.jobs_in_flight_per_user, self._settings.jobs_in_flight)
+        if self._unclaimed or self._in_flight >= limit:
             self.wake()
         self._in_flight = max(0, self._in_flight - 1)
 

@@ -22,6 +22,11 @@ where finished_at >= %(start)s and finished_at < %(end)s
 group by 1 order by 1
 """
 
+RECORD = """
+insert into private.bills (day, usd_micros) values (%s, %s)
+on conflict (day) do update set usd_micros = excluded.usd_micros, recorded_at = now()
+"""
+
 
 @dataclass(frozen=True)
 class Day:
@@ -74,6 +79,12 @@ def bill(path: Path, service: str) -> dict[datetime.date, int]:
             f"{path} is not a report of `modal billing report --json --tag-names service,env` ({error!r})."
         ) from error
     return {day: int((dollars * 1_000_000).to_integral_value()) for day, dollars in cents.items()}
+
+
+def record(admin_url: str, billed: Mapping[datetime.date, int]) -> None:
+    """Keep what was billed, so that reports can tell idle time."""
+    with psycopg.connect(admin_url) as connection, connection.cursor() as cursor:
+        cursor.executemany(RECORD.encode(), list(billed.items()))
 
 
 def reconcile(days: list[Day], billed: Mapping[datetime.date, int]) -> list[Reconciled]:

@@ -15,10 +15,8 @@ from modal_app.catalog import Model
 ENOUGH = 5
 """Calls that are needed before a median of theirs is believed."""
 RESERVE_FACTOR, RESERVE_SECONDS = 2.0, 3.0
-"""A job reserves its high estimate times the one plus the other."""
-STOP_SHARE = 0.75
-"""Of the reserve, what a call may use before it is stopped: the rest is for the denoising step in progress
-and for decoding what there is.  ``claim_queued_jobs`` has the same number."""
+"""A job reserves its high estimate times the one plus the other.  Where a budget has to hold, its calls are
+stopped at three quarters of that (``claim_queued_jobs``): the rest is for the step in progress."""
 CATALOGUE_LOW, CATALOGUE_HIGH = 0.5, 2.0
 """What the catalogue's figure is multiplied by where nothing was measured: a guess, as the figure is."""
 LANGUAGE_SECONDS = 5.0
