@@ -1,7 +1,7 @@
 # make up     the whole product on this machine: PORT=8000 DATA=.data
 # make test   the whole suite, without GPU, network or accounts
 # make check  format, lint, types and the import rule
-# make bench  the engine beside bare diffusers, and what the gateway adds to a job
+# make bench  the engine beside bare diffusers, what the gateway adds to a job, what row-level security costs
 
 PORT ?= 8000
 DATA ?= .data
@@ -41,6 +41,7 @@ check: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m scripts.bench_engine
 	$(BIN)/python -m scripts.bench_gateway
+	$(BIN)/python -m scripts.bench_access
 
 lock: $(INSTALLED)
 	{ echo '# Everything that is installed, pinned. Written by `make lock`; torch comes in the build your platform gets.'; \

@@ -32,13 +32,16 @@ FAULTS = {
         select policyname from pg_policies
         where 'true' in (qual, with_check) and roles <> '{gateway_service}'""",
     "a policy's column without an index": f"""
-        select distinct p.polrelid::regclass::text || '.' || attname from pg_policy p
-        join pg_depend d on d.classid = 'pg_policy'::regclass and d.objid = p.oid
-          and d.refclassid = 'pg_class'::regclass and d.refobjid = p.polrelid and d.refobjsubid > 0
-        join pg_attribute a on attrelid = p.polrelid and attnum = d.refobjsubid
-        join pg_class c on c.oid = p.polrelid and c.relnamespace in {OURS}
-        where (relname, attname) <> ('project_members', 'role')  -- beside the project's id, which has one
-          and not exists (select from pg_index where indrelid = p.polrelid and indkey[0] = attnum)""",
+        with compared as (  -- behind another column of its policy in an index will do
+          select p.oid, polrelid, refobjsubid as attnum from pg_policy p
+          join pg_depend d on d.classid = 'pg_policy'::regclass and d.objid = p.oid
+            and d.refclassid = 'pg_class'::regclass and d.refobjid = polrelid and refobjsubid > 0
+          join pg_class c on c.oid = polrelid and relnamespace in {OURS})
+        select distinct polrelid::regclass::text || '.' || attname from compared c
+        join pg_attribute a on attrelid = polrelid and a.attnum = c.attnum
+        where (polrelid, attname) <> ('public.project_members'::regclass, 'role')  -- few to a project
+          and not exists (select from pg_index where indrelid = polrelid and c.attnum = any(indkey)
+            and indkey[0] in (select o.attnum from compared o where o.oid = c.oid))""",
     "a foreign key without an index": f"""
         select conname::text from pg_constraint c where contype = 'f' and connamespace in {OURS}
           and not exists (select from pg_index i where i.indrelid = c.conrelid

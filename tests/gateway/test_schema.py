@@ -385,8 +385,8 @@ def test_a_repeated_step_writes_its_prompt_once_and_pictures_name_it(
 
 def test_rows_say_when_they_were_edited(owner: Connection, ids: dict[str, UUID]) -> None:
     tables = owner.execute(
-        """select table_name as name from information_schema.columns
-           where table_schema = 'public' and column_name = 'updated_at'"""
+        """select relname as name from pg_trigger join pg_class c on c.oid = tgrelid
+           where tgfoid = 'private.set_updated_at'::regproc"""
     ).fetchall()
     assert {"characters", "comic_panels", "loras"} <= {table["name"] for table in tables}
     for table in tables:

@@ -196,6 +196,13 @@ TABLES = [
         service="siu-",
         touch="filename",
     ),
+    Table(
+        "public.budgets",
+        "(user_id, limit_usd_micros) values (%(owner)s, 1000000)",
+        owner="siu-",
+        service="siu-",
+        touch="limit_usd_micros",
+    ),
     Table("public.v_generation_health_24h", "", "s---", "s---", touch="status"),
     Table("public.v_storage_usage", "", "s---", "s---", touch="images", where="images > 0"),
     Table("public.v_gpu_cost_daily", "", "s---", "s---", touch="model"),
@@ -251,6 +258,16 @@ TABLES = [
         service="siud",
         touch="n",
     ),
+    Table(
+        "private.ledger",
+        "(user_id, job_id, kind, usd_micros, images, gpu_seconds, counted_at)"
+        " values (%(owner)s, %(generation_jobs)s, 'settle', 1, 1, 1, now())",
+        owner="----",
+        service="si--",
+        touch="kind",
+    ),
+    Table("private.bills", "(day, usd_micros) values (current_date, 1)", "----", "s---", touch="usd_micros"),
+    Table("private.budget_use", "", "----", "s---", touch="period"),
     Table("private.job_events", "", "----", "si-d", touch="event"),
 ]
 
@@ -273,7 +290,7 @@ def add_rows(connection: Connection, tables: Iterable[Table] = TABLES) -> dict[s
             continue
         row = connection.execute(f"{table.statements()['insert']} returning *".encode(), ids).fetchone()
         assert row is not None
-        ids[table.name.partition(".")[2]] = row.get("id", row.get("job_id"))
+        ids[table.name.partition(".")[2]] = row.get("id")
         if table.name == "public.project_members":
             for name in ("editor", "viewer"):
                 member = {**ids, "guest": ids[name]}
