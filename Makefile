@@ -1,6 +1,7 @@
 # make up     the whole product on this machine: PORT=8000 DATA=.data
 # make test   the whole suite, without GPU, network or accounts
 # make check  format, lint, types and the import rule
+# make done   is a change done? check, migrations and schema, storage, pipeline, page, changelog
 # make bench  the engine beside bare diffusers, what the gateway adds to a job, what row-level security costs
 
 PORT ?= 8000
@@ -9,8 +10,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DONE := $(wildcard $(addprefix tests/,gateway/test_migrations.py gateway/test_schema.py gateway/test_storage.py \
+  gateway/test_supabase_storage.py gateway/test_jobs.py test_main_job.py test_up.py studio))
 
-.PHONY: up install test check bench lock clean
+.PHONY: up install test check done bench lock clean
 
 up: $(INSTALLED)
 	@exec $(BIN)/tenkaigen up --data "$(DATA)" --port "$(PORT)"
@@ -37,6 +40,10 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_docs.py
+
+done: check
+	$(BIN)/python -m pytest -q $(DONE)
+	$(BIN)/python -m scripts.check_changelog
 
 bench: $(INSTALLED)
 	$(BIN)/python -m scripts.bench_engine

@@ -74,7 +74,8 @@ class Steps:
     async def advance(self, job: ClaimedJob) -> bool:
         """Take a claimed job one step on; whether that has ended it."""
         step = lifecycle.next_step(job)
-        log.info("job_step", job_id=str(job.id), key=job.key, call_id=job.call_id, step=step.name.lower())
+        if step is not Step.SETTLE:  # which says so itself, whoever leads to it
+            _log_step(job, step)
         if job.plan not in self._plans:
             return await self._leave(job)
         match step:
@@ -91,6 +92,7 @@ class Steps:
 
     async def settle(self, job: ClaimedJob) -> bool:
         """Do what follows from the ended call; whether that has ended the job."""
+        _log_step(job, Step.SETTLE)
         assert job.call is not None
         if job.plan not in self._plans:
             return await self._leave(job)
@@ -297,6 +299,16 @@ def _within_budget(job: ClaimedJob, spec: CallSpec) -> CallSpec:
         return spec
     left = max(0.001, float(limit) - float(job.row["gpu_seconds"]))
     return replace(spec, request=spec.request | {"limit_gpu_seconds": left})
+
+
+def _log_step(job: ClaimedJob, step: Step) -> None:
+    """A job is one trace, in W3C's form: its id in 32 digits."""
+    log.info(
+        "job_step",
+        **{"job_id": str(job.id), "call_id": job.call_id, "trace_id": job.id.hex},
+        key=job.key,
+        step=step.name.lower(),
+    )
 
 
 def check_picture(content: bytes, picture: PictureInfo) -> None:
