@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import triptych
 from tests.support.faults import (
     FAST,
     SLOW,
@@ -205,3 +206,84 @@ async def test_a_job_survives_postgres_cutting_every_connection(admin_url: str, 
             )
         await all_ended(product, jobs)
         assert_invariants(product, jobs)
+
+
+CALLS = """
+select job_id::text, task, status from private.generation_calls where job_id = any(%s::uuid[])
+order by job_id, seq, attempt
+"""
+
+
+async def create_enhanced(product: Stack, count: int) -> list[str]:
+    bodies: list[dict[str, Any]] = [
+        {"prompt": f"number {n}", "size": "64x64", "enhance": True} for n in range(count)
+    ]
+    return [job["id"] for job in await asyncio.gather(*(product.user.create(**body) for body in bodies))]
+
+
+def done_once(product: Stack, jobs: list[str]) -> None:
+    """Of each job one call of each kind has succeeded, and no call is open."""
+    for job in jobs:
+        rows = [row for row in product.rows(CALLS, jobs) if row["job_id"] == job]
+        succeeded = [row["task"] for row in rows if row["status"] == "succeeded"]
+        assert succeeded == ["enhance", "image"], rows
+        assert {row["status"] for row in rows} <= {"succeeded", "lost"}, rows
+
+
+async def test_enhanced_jobs_make_each_call_once_however_often_the_gateway_is_killed(
+    admin_url: str, folder: Path
+) -> None:
+    dice = random.Random(4)
+    async with killable(admin_url, folder) as product:
+        jobs = await create_enhanced(product, 20)
+        for _ in range(4):
+            await asyncio.sleep(dice.uniform(0.05, 0.6))
+            await restart(product.gateway)
+        await all_ended(product, jobs)
+        assert_invariants(product, jobs)
+        done_once(product, jobs)
+
+
+async def test_a_gpu_service_killed_between_two_calls_costs_no_call_that_had_ended(
+    admin_url: str, folder: Path
+) -> None:
+    async with killable(admin_url, folder) as product:
+        jobs = await create_enhanced(product, 5)
+
+        async def enhanced() -> bool:
+            rows = [row for row in product.rows(CALLS, jobs) if row["task"] == "enhance"]
+            return len(rows) == len(jobs) and all(row["status"] == "succeeded" for row in rows)
+
+        await eventually(enhanced)
+        await restart(product.gpu)
+        await all_ended(product, jobs)
+        assert_invariants(product, jobs, allowed=("completed", "failed"))
+        rows = product.rows(CALLS, jobs)
+        assert [row["task"] for row in rows].count("enhance") == len(jobs)
+        failures = product.rows(
+            "select distinct error_code from public.generation_jobs where status = 'failed'"
+        )
+        assert {row["error_code"] for row in failures} <= {"call_lost"}
+
+
+async def test_every_child_is_made_once_however_often_the_gateway_is_killed_while_it_fans_out(
+    admin_url: str, folder: Path
+) -> None:
+    dice = random.Random(5)
+    async with killable(admin_url, folder, module="tests.support.triptych") as product:
+        parents = []
+        for _ in range(6):
+            parents += [triptych.begin(product, product.user.id) for _ in range(2)]
+            await asyncio.sleep(dice.uniform(0.0, 0.5))
+            await restart(product.gateway)
+        await all_ended(product, parents)
+        children = product.rows(
+            "select id::text, parent_id::text, slot from public.generation_jobs where parent_id is not null"
+        )
+        for parent in parents:
+            slots = [child["slot"] for child in children if child["parent_id"] == parent]
+            assert sorted(slots) == sorted(triptych.VIEWS)
+        assert_invariants(product, [child["id"] for child in children])
+        ends = product.rows("select job_id::text, status from private.endings")
+        assert sorted(end["job_id"] for end in ends) == sorted(parents)
+        assert {end["status"] for end in ends} == {"completed"}

@@ -71,10 +71,8 @@ class TalkingEngine(instant.InstantEngine):
 
 
 @contextlib.asynccontextmanager
-async def talking_gpu(
-    folder: Path, speech: Speech, gateway_url: str, *, webhook: bool = True, port: int = 0
-) -> AsyncIterator[str]:
-    """The GPU service; yields its URL."""
+async def talking_gpu(folder: Path, speech: Speech, gateway_url: str, *, webhook: bool) -> AsyncIterator[str]:
+    """The GPU service; yields its URL.  Without a webhook the gateway has to ask."""
     callback = Callback(f"{gateway_url}/v1/callbacks/gpu", WEBHOOK_SECRET) if webhook else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(instant, "load", lambda model: TalkingEngine(model, speech))
@@ -83,18 +81,18 @@ async def talking_gpu(
             LocalExecutor(
                 models=["instant"], folder=folder / "gpu", callback=callback, origins=[gateway_url]
             ) as executor,
-            serve(service.create_app(executor, GPU_TOKEN), port) as url,
+            serve(service.create_app(executor, GPU_TOKEN)) as url,
         ):
             yield url
 
 
 @contextlib.asynccontextmanager
 async def talking_stack(
-    admin_url: str, folder: Path, speech: Speech, **overrides: object
+    admin_url: str, folder: Path, speech: Speech, *, webhook: bool = True, **overrides: object
 ) -> AsyncIterator[Stack]:
     """Gateway and talking GPU service, both in this process."""
     port = free_port()
-    async with talking_gpu(folder, speech, f"http://127.0.0.1:{port}") as gpu_url:
+    async with talking_gpu(folder, speech, f"http://127.0.0.1:{port}", webhook=webhook) as gpu_url:
         settings = {"default_model": "instant", "webhook_patience_seconds": 0.3, **overrides}
         app = create_app(gateway_settings(admin_url, folder, port, gpu_url, **settings))
         async with serve(app, port) as url:

@@ -75,14 +75,16 @@ def plans() -> dict[str, Plan]:
     return {**_known(), "triptych": Triptych()}
 
 
-def begin(product: Stack, user_id: UUID, *, expires_in: int = 3600, **changes: Any) -> str:
+def begin(
+    product: Stack, user_id: UUID, *, views: Sequence[str] = VIEWS, expires_in: int = 3600, **changes: Any
+) -> str:
     """A new parent's id; ``changes`` are columns of its children."""
     with psycopg.connect(product.admin_url) as connection:
         connection.execute(ENDINGS)
     child = {**recipes.task_columns("image", "instant", {}), "inputs": {}, "width": 64, "height": 64}
     child |= {"params": {"num_inference_steps": 1}, "steps": 1, **changes}
-    views = {view: {**child, "prompt_final": f"{view} view"} for view in VIEWS}
-    (row,) = product.rows(PARENT, user_id, Jsonb({"views": views}), expires_in)
+    told = {"views": {view: {**child, "prompt_final": f"{view} view"} for view in views}}
+    (row,) = product.rows(PARENT, user_id, Jsonb(told), expires_in)
     return str(row["id"])
 
 
