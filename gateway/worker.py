@@ -111,8 +111,10 @@ class Worker:
                 if time.monotonic() >= next_due:
                     next_due = time.monotonic() + self._settings.worker_interval_seconds
                     claimed += await self._claim_due()
-            except (psycopg.Error, PoolTimeout) as error:
+            except UNREACHABLE as error:
                 log.warning("worker_round_failed", error=str(error))
+            except Exception:
+                log.exception("worker_round_broke")
             if claimed < BATCH:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), self._settings.worker_interval_seconds)
@@ -188,8 +190,10 @@ class Worker:
                     await self._jobs.settle_forgotten()
                     for chore in self._chores:
                         await chore()
-            except (psycopg.Error, PoolTimeout) as error:
+            except UNREACHABLE as error:
                 log.warning("sweep_failed", error=str(error))
+            except Exception:
+                log.exception("sweep_broke")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._swept.wait(), SWEEP_SECONDS)
 

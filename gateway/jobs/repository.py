@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+import psycopg
+import structlog
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
@@ -16,6 +18,8 @@ from gateway.jobs.lifecycle import ClaimedJob, Fail, Requeue
 from gateway.jobs.plans import CallSpec, Changes, Child, Picture, Plans, Statement, child_id
 from gateway.jobs.submission import RETRY_WINDOW_SECONDS
 from modal_app.contract import ENDED, Call, ImageResult
+
+log = structlog.get_logger()
 
 JSON_COLUMNS = ("params", "loras", "references", "metadata", "inputs")
 
@@ -189,9 +193,12 @@ class Jobs:
         }
         return await self._ended(sql.COMPLETE, job, values, pictures)
 
-    async def fail(self, job: ClaimedJob, why: Fail, state: dict[str, Any] | None = None) -> bool:
-        """``state`` is what the job leaves behind all the same."""
-        return await self._ended(sql.FAIL, job, {**vars(why), "state": Jsonb(state or {})})
+    async def fail(
+        self, job: ClaimedJob, why: Fail, state: dict[str, Any] | None = None, *, alone: bool = False
+    ) -> bool:
+        """``state`` is what the job leaves behind all the same; ``alone`` keeps no rows of its plan's."""
+        values = {**vars(why), "state": Jsonb(state or {})}
+        return await (self._moved if alone else self._ended)(sql.FAIL, job, values)
 
     async def expire_queued(self, why: Fail) -> int:
         """Fail what waited in the queue past its deadline; returns how many."""
@@ -237,17 +244,27 @@ class Jobs:
         """One statement, unless a plan keeps rows of its own: those need a transaction around both."""
         if job.plan not in self._plans or not self._plans[job.plan].keeps_rows:
             return await self._moved(statement, job, values)
-        return bool(await self._end(statement, values | _place(job), pictures))
+        async with self._db.service_transaction() as connection:
+            row = await (await connection.execute(statement.encode(), values | _place(job))).fetchone()
+            if row is not None:
+                await _execute(connection, self._plans[job.plan].ended(row, pictures))
+        return row is not None
 
-    async def _end(
-        self, statement: str, values: dict[str, Any], pictures: Sequence[Picture] = ()
-    ) -> list[DictRow]:
-        """The rows that a statement has ended, along with what their plans keep of that."""
+    async def _end(self, statement: str, values: dict[str, Any]) -> list[DictRow]:
+        """The rows, of any plan, that a statement has ended; a plan that is broken holds nobody up."""
         async with self._db.service_transaction() as connection:
             rows = await (await connection.execute(statement.encode(), values)).fetchall()
             for row in rows:
                 plan = self._plans.get(row["plan"] or row["task"])
-                await _execute(connection, plan.ended(row, pictures) if plan else ())
+                if plan is None or not plan.keeps_rows:
+                    continue
+                try:
+                    async with connection.transaction():
+                        await _execute(connection, plan.ended(row, ()))
+                except psycopg.OperationalError:
+                    raise
+                except Exception:
+                    log.exception("plan_broke", job_id=str(row["id"]))
         return rows
 
 

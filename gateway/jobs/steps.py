@@ -15,10 +15,12 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import structlog
 from PIL import Image
 from psycopg.rows import DictRow
 
+from gateway import limits
 from gateway.config import Settings
 from gateway.errors import OverBudget, OverQuota
 from gateway.gpu import CallUnknown, GpuBusy, GpuClient, GpuError, GpuRefused
@@ -26,6 +28,8 @@ from gateway.jobs import lifecycle
 from gateway.jobs.lifecycle import ClaimedJob, Fail, Move, Requeue, Settle, Step, Wait
 from gateway.jobs.plans import (
     CallSpec,
+    Changes,
+    Child,
     Complete,
     FanOut,
     Next,
@@ -113,11 +117,14 @@ class Steps:
 
     async def stumble(self, job: ClaimedJob) -> None:
         """A step broke in a way nobody foresaw: try again a few times, then fail rather than hang."""
-        match lifecycle.after_stumble(job):
-            case Fail() as why:
-                await self._jobs.fail(job, why)
-            case move:
-                await self._move(job, move)
+        move = lifecycle.after_stumble(job)
+        try:
+            await self._move(job, move)
+        except Exception:
+            if not isinstance(move, Fail):
+                raise
+            log.exception("plan_broke", job_id=str(job.id))
+            await self._jobs.fail(job, move, alone=True)
 
     async def tidy(self, job_id: UUID, keys: list[str]) -> None:
         """Delete the pictures that an ended job stored and did not keep."""
@@ -168,7 +175,7 @@ class Steps:
             case FanOut(children, changes):
                 changes = replace(changes, state=changes.state | candidates)
                 try:
-                    await self._jobs.fan_out(job, children, changes, lifecycle.CHILDREN_SECONDS)
+                    return await self._fan_out(job, children, changes)
                 except (OverBudget, OverQuota) as over:
                     return await self._jobs.fail(job, Fail(over.code, over.detail, retryable=False))
             case WaitForChildren():
@@ -179,6 +186,17 @@ class Steps:
                 return await self._jobs.complete(job, kept, changes)
             case Fail():
                 return await self._jobs.fail(job, outcome, candidates)
+        return False
+
+    async def _fan_out(self, job: ClaimedJob, children: Sequence[Child], changes: Changes) -> bool:
+        """Whether that has ended the job: its children may be more than its user can pay for."""
+        try:
+            await self._jobs.fan_out(job, children, changes, lifecycle.CHILDREN_SECONDS)
+        except psycopg.DatabaseError as error:
+            refused = limits.refusal(error)
+            if refused is None:
+                raise
+            return await self._jobs.fail(job, Fail(refused.code, refused.detail, retryable=False))
         return False
 
     async def _dispatch(self, job: ClaimedJob, spec: CallSpec) -> bool:

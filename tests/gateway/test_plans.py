@@ -15,7 +15,7 @@ from gateway.jobs import judging, recipes
 from gateway.jobs.image_plan import ImagePlan
 from gateway.jobs.language_plan import fallback
 from gateway.jobs.lifecycle import LOST, ClaimedJob, Fail
-from gateway.jobs.plans import CallSpec, Complete, Next
+from gateway.jobs.plans import CallSpec, Complete, Next, Row, Statement
 from gateway.jobs.service import JobService
 from modal_app.contract import EnhanceRequest, EnhanceResult, JudgeRequest, JudgeResult
 from tests.support import triptych
@@ -396,12 +396,53 @@ async def test_canceling_a_parent_cancels_its_children(
 ) -> None:
     monkeypatch.setenv("INSTANT_SECONDS", "20")
     async with composing(admin_url, folder, monkeypatch) as product:
-        parent = triptych.begin(product, product.user.id, inputs={"enhance": {}})
+        parent = triptych.begin(product, product.user.id)
         await eventually(lambda: has_children(product, parent))
         assert (await cancel(product.user, parent))["status"] == "canceled"
         assert set(children(product, parent).values()) == {"canceled"}
         assert endings(product) == [(parent, "canceled")]
         await eventually(lambda: no_open_calls(product))
+
+
+async def test_children_that_their_user_cannot_pay_for_fail_their_parent(
+    admin_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with composing(admin_url, folder, monkeypatch) as product:
+        limit = {"period": "day", "limit_usd_micros": 100}
+        assert (await product.user.http.put("/v1/budget", json=limit)).status_code == 200
+        parent = triptych.begin(product, product.user.id, reserved_usd_micros=50)
+        after = await product.user.ended(parent)
+        assert (after["status"], after["error"]["code"]) == ("failed", "budget_exceeded")
+        assert children(product, parent) == {}
+        assert endings(product) == [(parent, "failed")]
+
+
+@pytest.mark.parametrize("broken", ["next", "ended"])
+async def test_a_plan_that_is_broken_fails_its_job_instead_of_keeping_it_for_ever(
+    admin_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def breaks(*args: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(triptych.Triptych, broken, breaks)
+    async with composing(admin_url, folder, monkeypatch) as product:
+        parent = triptych.begin(product, product.user.id)
+        after = await product.user.ended(parent, within=40)
+        assert (after["status"], after["error"]["code"]) == ("failed", "internal_error")
+        assert endings(product) == ([(parent, "failed")] if broken == "next" else [])
+
+
+async def test_a_plan_that_is_broken_does_not_keep_its_job_from_being_canceled(
+    admin_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def misspelled(plan: triptych.Triptych, job: Row, pictures: object) -> list[Statement]:
+        return [Statement("insert into private.no_such_table values (1)", {})]
+
+    monkeypatch.setattr(triptych.Triptych, "ended", misspelled)
+    async with composing(admin_url, folder, monkeypatch, jobs_in_flight=0) as product:
+        parent = triptych.begin(product, product.user.id)
+        assert (await cancel(product.user, parent))["status"] == "canceled"
+        assert endings(product) == []
 
 
 async def has_children(product: Stack, parent: str) -> bool:

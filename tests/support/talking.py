@@ -1,6 +1,7 @@
 """A GPU service in this process whose instant model also speaks, as the test tells it to."""
 
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ class Speech:
 
 class TalkingEngine(instant.InstantEngine):
     def __init__(self, model: Model, speech: Speech) -> None:
-        super().__init__(model, seconds=0.0)
+        super().__init__(model, seconds=float(os.environ.get("INSTANT_SECONDS", "0")))
         self._speech = speech
 
     def answer(self, request: LanguageRequest, files: Files, cancelled: Callable[[], bool]) -> LanguageResult:
