@@ -15,12 +15,10 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-import psycopg
 import structlog
 from PIL import Image
 from psycopg.rows import DictRow
 
-from gateway import limits
 from gateway.config import Settings
 from gateway.errors import OverBudget, OverQuota
 from gateway.gpu import CallUnknown, GpuBusy, GpuClient, GpuError, GpuRefused
@@ -166,18 +164,10 @@ class Steps:
         candidates = {"candidates": [*stored(job), *pictures]} if pictures else {}
         match outcome:
             case Next(changes):
-                if job.seq >= lifecycle.CALLS_LIMIT:
-                    return await self._jobs.fail(job, lifecycle.TOO_MANY_CALLS, candidates)
-                changes = replace(changes, state=changes.state | candidates)
-                lease = self._settings.lease_seconds
-                moved = await self._jobs.next(job, changes, worker=self._worker, lease=lease)
-                return moved is not None and await self.advance(moved)
+                return await self._go_further(job, replace(changes, state=changes.state | candidates))
             case FanOut(children, changes):
                 changes = replace(changes, state=changes.state | candidates)
-                try:
-                    return await self._fan_out(job, children, changes)
-                except (OverBudget, OverQuota) as over:
-                    return await self._jobs.fail(job, Fail(over.code, over.detail, retryable=False))
+                return await self._fan_out(job, children, changes)
             case WaitForChildren():
                 await self._jobs.wait_for_children(job, lifecycle.CHILDREN_SECONDS)
             case Complete(kept, changes):
@@ -188,15 +178,19 @@ class Steps:
                 return await self._jobs.fail(job, outcome, candidates)
         return False
 
+    async def _go_further(self, job: ClaimedJob, changes: Changes) -> bool:
+        if job.seq >= lifecycle.CALLS_LIMIT:
+            return await self._jobs.fail(job, lifecycle.TOO_MANY_CALLS, changes.state)
+        lease = self._settings.lease_seconds
+        moved = await self._jobs.next(job, changes, worker=self._worker, lease=lease)
+        return moved is not None and await self.advance(moved)
+
     async def _fan_out(self, job: ClaimedJob, children: Sequence[Child], changes: Changes) -> bool:
         """Whether that has ended the job: its children may be more than its user can pay for."""
         try:
             await self._jobs.fan_out(job, children, changes, lifecycle.CHILDREN_SECONDS)
-        except psycopg.DatabaseError as error:
-            refused = limits.refusal(error)
-            if refused is None:
-                raise
-            return await self._jobs.fail(job, Fail(refused.code, refused.detail, retryable=False))
+        except (OverBudget, OverQuota) as over:
+            return await self._jobs.fail(job, Fail(over.code, over.detail, retryable=False))
         return False
 
     async def _dispatch(self, job: ClaimedJob, spec: CallSpec) -> bool:
