@@ -33,6 +33,7 @@ from tests.support.stack import (
     serve,
     stack,
 )
+from tests.support.storage_server import SECRET, StorageServer
 
 TENKAIGEN = str(Path(sys.executable).with_name("tenkaigen"))
 OTHER_SECRET = "whsec_" + "QUJD" * 10
@@ -243,6 +244,19 @@ async def test_a_bucket_that_cannot_be_written_to_is_named(well: Stack, tmp_path
     (tmp_path / "buckets").touch()
     finding = await the("buckets", subject_of(well, data=tmp_path))
     assert_failed(finding, "buckets", "troubleshooting")
+
+
+async def test_buckets_of_a_supabase_project_are_tried_as_well(well: Stack) -> None:
+    server = StorageServer()
+    async with serve(server) as url:
+        project = {"supabase_url": url, "supabase_secret_key": SECRET}
+        assert (await the("buckets", subject_of(well, **project))).verdict is Verdict.OK
+        assert not [name for bucket in server.buckets.values() for name in bucket.objects]
+        del server.buckets["uploads"]
+        finding = await the("buckets", subject_of(well, **project))
+        assert_failed(finding, "`uploads`: ", "`tenkaigen migrate`, which makes the buckets")
+        finding = await the("buckets", subject_of(well, **project | {"supabase_secret_key": "sb_secret_no"}))
+        assert_failed(finding, "`generated-designs`: ", "SUPABASE_URL and its secret key")
 
 
 async def test_a_gpu_service_that_does_not_answer_is_told_and_no_smoke_job_is_made(well: Stack) -> None:
