@@ -11,7 +11,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from gateway import errors, images, logs, studio
+from gateway import errors, logs, studio
 from gateway.accounts import api_keys, sessions
 from gateway.auth import Authenticator, SupabaseAuth
 from gateway.config import Settings
@@ -19,7 +19,9 @@ from gateway.db import Database
 from gateway.events import EventHub
 from gateway.gpu import GpuClient
 from gateway.http import Intake
-from gateway.images import Images
+from gateway.images import routes as images_routes
+from gateway.images.repository import ImageRows
+from gateway.images.service import Images
 from gateway.jobs import routes as jobs_routes
 from gateway.jobs.callbacks import Callbacks
 from gateway.jobs.image_plan import ImagePlan
@@ -40,7 +42,10 @@ from gateway.pictures import Pictures
 from gateway.prompts import language, styles, templates
 from gateway.storage import routes as storage_routes
 from gateway.storage.buckets import open_buckets
+from gateway.storage.deletions import Deletions, Keeper
+from gateway.storage.sweep import Sweep
 from gateway.uploads import routes as uploads_routes
+from gateway.uploads.keeping import UploadObjects
 from gateway.uploads.repository import UploadRows
 from gateway.uploads.service import Uploads
 from gateway.usage import routes as usage_routes
@@ -50,9 +55,15 @@ from gateway.usage.forecasts import Forecasts
 from gateway.usage.history import History
 from gateway.usage.repository import UsageRows
 from gateway.usage.service import UsageService
-from gateway.worker import Worker, new_name
+from gateway.worker import Chore, Worker, new_name
 
 log = structlog.get_logger()
+
+DELETIONS_SECONDS = 2.0
+UPLOADS_SECONDS = 600.0
+SWEEP_SECONDS = 6 * 3600.0
+FIRST_SWEEP_SECONDS = 600.0
+"""A gateway that starts again and again does not list the buckets each time."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -77,9 +88,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(language.router)
     app.include_router(templates.router)
     app.include_router(openai_routes.router)
-    app.include_router(images.router)
-    app.include_router(images.open_router)
     app.include_router(uploads_routes.router)
+    app.include_router(images_routes.router)
+    app.include_router(images_routes.open_router)
     app.include_router(storage_routes.router)
     app.include_router(sessions.router)
     app.include_router(sessions.authenticated_router)
@@ -114,9 +125,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         steps = Steps(jobs, gpu, buckets, settings, name, led_by)
         outside = Outside(allow_private=settings.allow_private_urls)
         uploads = Uploads(UploadRows(db), buckets, Pictures(), outside)
-        worker = await stack.enter_async_context(
-            Worker(name, jobs, steps, hub, settings, chores=[uploads.sweep])
-        )
+        deletions, sweep = Deletions(db, buckets, keepers(db)), Sweep(db, buckets, keepers(db))
+        chores = [
+            Chore("uploads", uploads.sweep, every_seconds=UPLOADS_SECONDS),
+            Chore("deletions", deletions.carry_out, every_seconds=DELETIONS_SECONDS),
+            Chore("sweep", sweep.run, every_seconds=SWEEP_SECONDS, first_after_seconds=FIRST_SWEEP_SECONDS),
+        ]
+        worker = await stack.enter_async_context(Worker(name, jobs, steps, hub, settings, chores))
 
         async def on_callback(job: ClaimedJob | None) -> None:
             hub.hint()
@@ -136,7 +151,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.forecasts = Forecasts(estimator, settings)
         app.state.renderer = Renderer(settings.public_url, buckets, led_by, estimator)
         app.state.templates = templates.Templates(db)
-        app.state.images = Images(db, buckets)
+        app.state.images = Images(ImageRows(db), buckets)
         app.state.jobs = JobService(
             *(jobs, gpu, hub, estimator, budgets, settings),
             References(jobs, uploads),
@@ -146,6 +161,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.openai_images = OpenAIImages(app.state.jobs, app.state.images, app.state.renderer)
         app.state.models = Models(db, gpu, settings.default_model)
         yield
+
+
+def keepers(db: Database) -> list[Keeper]:
+    """Every slice whose rows name objects."""
+    return [ImageRows(db), UploadObjects(db)]
 
 
 async def healthz() -> dict[str, str]:

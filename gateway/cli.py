@@ -1,5 +1,6 @@
 """``tenkaigen``: start everything, draw a picture, make keys, migrate, say what it cost."""
 
+import asyncio
 import datetime
 import os
 import sys
@@ -12,11 +13,16 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway import client, doctor, up
+from gateway.app import keepers
 from gateway.auth import SCOPES
 from gateway.config import ConfigurationError, Settings
+from gateway.db import Database
 from gateway.embedded import add_key, find_keys, revoke_key
 from gateway.migrate import migrate as apply_migrations
 from gateway.migrate import set_passwords
+from gateway.storage.buckets import open_buckets
+from gateway.storage.deletions import Deletions
+from gateway.storage.sweep import ORPHAN_AGE, Findings, Sweep
 from gateway.usage import billing
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -156,6 +162,41 @@ def costs(
         own = (str(day.date), str(day.calls), f"{day.gpu_seconds:.1f}", _dollars(day.usd_micros))
         table.add_row(*own, *(idle if report else ()))
     Console().print(table)
+
+
+@app.command()
+def sweep(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look only.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Delete orphans even where they are many.")] = False,
+    hours: Annotated[
+        float, typer.Option("--older-than-hours", min=0, help="Younger objects may belong to running jobs.")
+    ] = ORPHAN_AGE.total_seconds() / 3600,
+    data: Data = Path(".data"),
+) -> None:
+    """Compare the buckets with the database, and delete objects that no row names."""
+    with up.settings(data) as settings:
+        age = datetime.timedelta(hours=hours)
+        found, gone = asyncio.run(_sweep(settings, age, dry_run=dry_run, force=force))
+    table = Table("bucket", "objects", "rows", "orphans", "unknown", "lost pictures")
+    for each in found:
+        counts = (each.objects, each.rows, len(each.orphans), len(each.unknown), len(each.lost))
+        table.add_row(each.bucket, *map(str, counts))
+    Console().print(table)
+    for each in found:
+        for row, key in each.lost.items():
+            print(f"lost: {row} {each.bucket}/{key}")
+        if each.suspicious and not force:
+            print(f"{each.bucket}: most objects are orphans, so none was deleted. Is this their database?")
+    print(f"{gone} objects deleted.")
+
+
+async def _sweep(
+    settings: Settings, age: datetime.timedelta, *, dry_run: bool, force: bool
+) -> tuple[list[Findings], int]:
+    """What was found, and how many objects were removed."""
+    async with Database(settings) as db, open_buckets(settings) as buckets:
+        found = await Sweep(db, buckets, keepers(db)).run(age=age, dry_run=dry_run, force=force)
+        return found, 0 if dry_run else await Deletions(db, buckets, keepers(db)).carry_out()
 
 
 def _day(text: str, default: datetime.date) -> datetime.date:

@@ -12,6 +12,7 @@ where OpenAI's SDKs look for them.
     ├── Conflict            409
     ├── PayloadTooLarge     413
     ├── UnsupportedMedia    415
+    ├── RangeNotSatisfiable 416
     ├── Malformed           422  the input itself is wrong
     ├── TooManyRequests     429  slow down; Retry-After says how long
     ├── OverQuota           429  used up for today
@@ -102,6 +103,10 @@ class PayloadTooLarge(ApiError):
 
 class UnsupportedMedia(ApiError):
     status, code = 415, "unsupported_media_type"
+
+
+class RangeNotSatisfiable(ApiError):
+    status, code = 416, "range_not_satisfiable"
 
 
 class Malformed(ApiError):

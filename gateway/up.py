@@ -23,10 +23,11 @@ from types import FrameType
 from urllib.parse import urlsplit
 
 import httpx
+from pydantic import SecretStr
 
 from gateway import client
 from gateway.auth import LOCAL_USER
-from gateway.config import ConfigurationError
+from gateway.config import ConfigurationError, Settings
 from gateway.embedded import EmbeddedPostgres, add_key, add_user
 
 READY_SECONDS = 90.0
@@ -101,6 +102,17 @@ def admin_url(data: Path) -> Iterator[str]:
         return
     with EmbeddedPostgres(_writable(data)) as postgres:
         yield postgres.admin_url
+
+
+@contextlib.contextmanager
+def settings(data: Path) -> Iterator[Settings]:
+    """Those of the environment; with the embedded server, started if need be, where they name no database."""
+    found = Settings(data=data)
+    if found.database_url.get_secret_value():
+        yield found
+        return
+    with EmbeddedPostgres(_writable(data)) as postgres:
+        yield found.model_copy(update={"database_url": SecretStr(postgres.database_url)})
 
 
 class Child:

@@ -10,10 +10,10 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 import psycopg
 import structlog
-from psycopg.rows import DictRow
 from psycopg_pool import PoolTimeout
 
 from gateway.config import Settings
@@ -41,6 +41,16 @@ def new_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
 
 
+@dataclass(frozen=True)
+class Chore:
+    """Something besides jobs that is done now and then, by every gateway: it must bear company."""
+
+    name: str
+    do: Callable[[], Awaitable[object]]
+    every_seconds: float
+    first_after_seconds: float = 0.0
+
+
 class Worker:
     """``async with Worker(...)`` runs the loop in the background; ``chores`` are done now and then."""
 
@@ -51,7 +61,7 @@ class Worker:
         steps: Steps,
         hub: EventHub,
         settings: Settings,
-        chores: Sequence[Callable[[], Awaitable[None]]] = (),
+        chores: Sequence[Chore] = (),
     ) -> None:
         self._name = name
         self._jobs = jobs
@@ -61,6 +71,7 @@ class Worker:
         self._chores = chores
         self._wake = asyncio.Event()
         self._stopping = False
+        self._stopped = asyncio.Event()
         self._swept = asyncio.Event()
         self._in_flight = 0  # of this gateway, as far as it knows: others may end what it began
         self._unclaimed = 0  # likewise: jobs that it made and that a limit may hold back
@@ -69,11 +80,13 @@ class Worker:
 
     async def __aenter__(self) -> "Worker":
         if self._settings.worker:
-            self._loops = [asyncio.create_task(self._run()), asyncio.create_task(self._sweep_forever())]
+            loops = [self._run(), self._sweep_forever(), *(self._repeat(chore) for chore in self._chores)]
+            self._loops = [asyncio.create_task(loop) for loop in loops]
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         self._stopping = True
+        self._stopped.set()
         self._wake.set()
         self._swept.set()
         unfinished = {*self._loops, *self._running}
@@ -188,8 +201,6 @@ class Worker:
                     next_prune = time.monotonic() + PRUNE_SECONDS
                     await self._jobs.prune()
                     await self._jobs.settle_forgotten()
-                    for chore in self._chores:
-                        await chore()
             except UNREACHABLE as error:
                 log.warning("sweep_failed", error=str(error))
             except Exception:
@@ -197,16 +208,23 @@ class Worker:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._swept.wait(), SWEEP_SECONDS)
 
+    async def _repeat(self, chore: Chore) -> None:
+        pause = chore.first_after_seconds
+        while not self._stopping:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), pause)
+                return
+            pause = chore.every_seconds
+            try:
+                await chore.do()
+            except (*UNREACHABLE, StorageError) as error:
+                log.warning("chore_failed", chore=chore.name, error=str(error))
+            except Exception:
+                log.exception("chore_broke", chore=chore.name)
+
     async def _sweep(self) -> None:
         if await self._jobs.expire_queued(lifecycle.EXPIRED) + await self._jobs.cancel_orphans():
             self._hub.hint()
-        for leftover in await self._jobs.leftovers():
-            await self._tidy(leftover)
+        await self._jobs.discard_leftovers()
         strays = await self._jobs.stray_calls()
         await asyncio.gather(*(self._steps.close(stray) for stray in strays))
-
-    async def _tidy(self, leftover: DictRow) -> None:
-        try:
-            await self._steps.tidy(leftover["id"], leftover["keys"])
-        except (StorageError, OSError) as error:
-            log.info("pictures_not_deleted", job_id=str(leftover["id"]), error=str(error))

@@ -1,6 +1,8 @@
 """Rows as the API shows them."""
 
 import base64
+import time
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -111,8 +113,13 @@ class Renderer:
         return schemas.Image(
             **{name: asset[name] for name in schemas.Image.model_fields if name in asset},
             url=self._address(asset, signed) or f"{page}/content",
-            thumbnail_url=f"{page}/thumbnail",
+            thumbnail_url=self._thumbnail(asset),
         )
+
+    def _thumbnail(self, asset: Row) -> str:
+        if asset["visibility"] == "public":
+            return f"{self._public_url}/images/{asset['id']}/thumbnail.webp"
+        return f"{self._public_url}/v1/images/{asset['id']}/thumbnail"
 
     def _address(self, asset: Row, signed: Addresses) -> str | None:
         """An address that needs no credential; None where the bucket signed none."""
@@ -135,7 +142,26 @@ def _task(row: Mapping[str, Any]) -> str:
 
 def etag(row: Mapping[str, Any]) -> str:
     """Changes with everything a client can see of a job."""
-    return f'W/"{row["version"]}-{row["progress_seq"]}-{row["cost_usd_micros"]}-{row["queue_position"] or 0}"'
+    seen = (row["version"], row["progress_seq"], row["cost_usd_micros"], row["queue_position"] or 0)
+    return f'W/"{"-".join(map(str, seen))}-{_shown(row["images"])}"'
+
+
+def jobs_etag(rows: Sequence[Row]) -> str:
+    """Changes with everything a client can see of a page of jobs."""
+    return f'W/"{zlib.crc32("".join(etag(row) for row in rows).encode()):x}"'
+
+
+def images_etag(assets: Sequence[Row]) -> str:
+    """Changes with everything a client can see of a page of pictures."""
+    return f'W/"{_shown(assets)}"'
+
+
+def _shown(assets: Sequence[Row]) -> str:
+    """Changes with the pictures, and in time for the signed addresses of private ones."""
+    private = any(asset["visibility"] != "public" for asset in assets)
+    period = int(time.time() // (SIGNED_SECONDS / 2)) if private else 0
+    seen = ",".join(f"{asset['id']}{asset['visibility']}" for asset in assets)
+    return f"{zlib.crc32(seen.encode()):x}-{period:x}"
 
 
 def _progress(row: Mapping[str, Any]) -> float:

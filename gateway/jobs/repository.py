@@ -158,8 +158,12 @@ class Jobs:
         progress = {"stage": _stage(call) if call else None, "step": call.step if call else 0}
         return await self._moved(sql.POSTPONE, job, {"seconds": seconds, **progress})
 
-    async def requeue(self, job: ClaimedJob, move: Requeue, *, failed: bool) -> bool:
-        values = {"seconds": move.seconds, "lost": move.lost, "failed": failed}
+    async def requeue(
+        self, job: ClaimedJob, move: Requeue, *, failed: bool, leftovers: Sequence[Picture] = ()
+    ) -> bool:
+        """``leftovers`` are what the attempt may have stored: to be deleted, the next one has other keys."""
+        keys = [picture["key"] for picture in leftovers]
+        values = {"seconds": move.seconds, "lost": move.lost, "failed": failed, "leftovers": keys}
         return await self._moved(sql.REQUEUE, job, values)
 
     async def next(
@@ -219,12 +223,9 @@ class Jobs:
     async def close_call(self, stray: DictRow) -> None:
         await self._db.do(sql.CLOSE_CALL, {name: stray[name] for name in ("job_id", "seq", "attempt")})
 
-    async def leftovers(self) -> list[DictRow]:
-        """Ended jobs, each with the keys of pictures that it stored and did not keep."""
-        return await self._db.all(sql.LEFTOVERS, {})
-
-    async def forget_leftovers(self, job_id: UUID) -> None:
-        await self._db.do(sql.FORGET_LEFTOVERS, {"id": job_id})
+    async def discard_leftovers(self) -> None:
+        """What ended jobs had stored and did not keep is to be deleted."""
+        await self._db.do(sql.DISCARD_LEFTOVERS, {})
 
     async def settle_forgotten(self) -> None:
         """Have the ledger catch up with jobs that it holds for open and that are not."""

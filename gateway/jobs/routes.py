@@ -18,7 +18,7 @@ from gateway.jobs import schemas
 from gateway.jobs.callbacks import Callbacks
 from gateway.jobs.lifecycle import TERMINAL
 from gateway.jobs.plans import POLL_AFTER_MS
-from gateway.jobs.rendering import Renderer, etag
+from gateway.jobs.rendering import Renderer, etag, jobs_etag
 from gateway.jobs.service import Created, JobService, Replay
 from gateway.jobs.submission import Submission, Submitted
 from modal_app.contract import EVENT_LIMIT_BYTES
@@ -69,6 +69,7 @@ async def estimate_job(body: schemas.JobCreate, caller: Reader, service: Service
 @router.get("/v1/jobs", response_model=schemas.JobList)
 async def list_jobs(
     request: Request,
+    response: Response,
     caller: Reader,
     service: Service,
     render: Render,
@@ -79,11 +80,18 @@ async def list_jobs(
     parent_id: UUID | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: UUID | None = None,
-) -> schemas.JobList:
-    """The caller's jobs, newest first. `metadata.<key>=<value>` filters by what was sent along."""
+) -> Response | schemas.JobList:
+    """The caller's jobs, newest first. `metadata.<key>=<value>` filters by what was sent along.
+
+    Supports `ETag` and `If-None-Match`.
+    """
     filters = {"status": status, "model": model, "style": style, "task": task, "parent_id": parent_id}
     page = {"after": after, "limit": limit + 1}
     rows = await service.page(caller, {**filters, **page, "metadata": _metadata(request)})
+    headers = {"ETag": jobs_etag(rows), "Cache-Control": "private, no-cache"}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
     data = await render.jobs(rows[:limit])
     return schemas.JobList(
         data=data,

@@ -233,13 +233,22 @@ with lost as (
   update private.generation_calls set status = 'lost', finished_at = now(), usd_micros = 0
   where job_id = %(id)s and seq = %(seq)s and attempt = %(attempt)s and %(lost)s
     and exists (select from public.generation_jobs where id = %(id)s and version = %(version)s)
+),
+moved as (
+  update public.generation_jobs
+  set status = 'queued', stage = 'queued', version = version + 1, leased_by = null, call_id = null,
+      call = null, attempt = attempt + %(lost)s::int, step = 0, progress_seq = 0,
+      tries = tries + %(failed)s::int,
+      wake_at = now() + make_interval(secs => %(seconds)s)
+  where id = %(id)s and version = %(version)s
+  returning id
+),
+discarded as (
+  insert into private.deletions (bucket, key, reason)
+  select 'generated-designs', key, 'leftover' from moved, unnest(%(leftovers)s::text[]) as key
+  on conflict (bucket, key) do nothing
 )
-update public.generation_jobs
-set status = 'queued', stage = 'queued', version = version + 1, leased_by = null, call_id = null, call = null,
-    attempt = attempt + %(lost)s::int, step = 0, progress_seq = 0, tries = tries + %(failed)s::int,
-    wake_at = now() + make_interval(secs => %(seconds)s)
-where id = %(id)s and version = %(version)s
-returning id
+select id from moved
 """
 
 _SPENT = """
@@ -455,17 +464,20 @@ where job_id = %(job_id)s and seq = %(seq)s and attempt = %(attempt)s
 """
 
 # Pictures that an ended job had stored on the way and did not keep.
-LEFTOVERS = """
-select j.id, array(
-    select picture ->> 'key' from jsonb_array_elements(j.state -> 'candidates') picture
-    where not exists (select from public.generated_assets a where a.key = picture ->> 'key')) as keys
-from public.generation_jobs j
-where j.wake_at is null and j.state ? 'candidates'
-limit 50
-"""
-
-FORGET_LEFTOVERS = """
-update public.generation_jobs set state = state - 'candidates' where id = %(id)s and wake_at is null
+DISCARD_LEFTOVERS = """
+with ended as (
+  select id, state -> 'candidates' as candidates from public.generation_jobs
+  where wake_at is null and state ? 'candidates'
+  limit 50 for update skip locked
+),
+forgotten as (
+  update public.generation_jobs j set state = state - 'candidates' from ended where j.id = ended.id
+)
+insert into private.deletions (bucket, key, reason)
+select 'generated-designs', picture ->> 'key', 'leftover'
+from ended, jsonb_array_elements(candidates) as picture
+where not exists (select from public.generated_assets a where a.key = picture ->> 'key')
+on conflict (bucket, key) do nothing
 """
 
 # Jobs that ended in the moment in which a call of theirs did, each taking the other for still going on.

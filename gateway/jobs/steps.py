@@ -10,10 +10,8 @@ import hashlib
 import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
-from uuid import UUID
 
 import structlog
 from PIL import Image
@@ -123,11 +121,6 @@ class Steps:
                 raise
             log.exception("plan_broke", job_id=str(job.id))
             await self._jobs.fail(job, move, alone=True)
-
-    async def tidy(self, job_id: UUID, keys: list[str]) -> None:
-        """Delete the pictures that an ended job stored and did not keep."""
-        await self._buckets[DESIGNS].delete(keys)
-        await self._jobs.forget_leftovers(job_id)
 
     async def close(self, stray: DictRow) -> None:
         """End a call whose job has ended without it, and charge what it had cost."""
@@ -271,9 +264,7 @@ class Steps:
             case Fail():
                 return await self._carry_out(job, self._plan(job).give_up(job, move), pictures)
             case Requeue():
-                if await self._jobs.requeue(job, move, failed=False):
-                    with suppress(StorageError, OSError):
-                        await self._buckets[DESIGNS].delete(picture["key"] for picture in pictures)
+                await self._jobs.requeue(job, move, failed=False, leftovers=pictures)
                 return False
         return await self._move(job, move)
 

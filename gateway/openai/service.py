@@ -9,7 +9,7 @@ from psycopg.rows import DictRow
 
 from gateway.auth import Principal
 from gateway.errors import TimedOut, Unavailable
-from gateway.images import Images
+from gateway.images.service import Images
 from gateway.jobs.lifecycle import TERMINAL
 from gateway.jobs.rendering import Renderer
 from gateway.jobs.schemas import Image

@@ -3,17 +3,19 @@
 from typing import Annotated, cast
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 
 from gateway.errors import Conflict, NotFound, PayloadTooLarge, UnsupportedMedia
 from gateway.storage import Buckets, ObjectExists, ObjectMissing, ObjectTooLarge
 from gateway.storage.local import LocalBucket
+from gateway.storage.serving import ANYWHERE, NEVER, Served, from_bucket, serve
 
 router = APIRouter(tags=["files"])
 
 Signature = Annotated[str, Query(max_length=128)]
 
 
+@router.head("/files/{bucket}/{key:path}", include_in_schema=False)
 @router.get("/files/{bucket}/{key:path}", response_class=Response)
 async def signed_download(
     bucket: str, key: str, request: Request, expires: int, signature: Signature
@@ -26,14 +28,9 @@ async def signed_download(
         info = await local.stat(key)
     except ObjectMissing:
         raise _not_valid() from None
-    headers = {
-        "Cache-Control": "private, no-store",
-        "X-Content-Type-Options": "nosniff",
-        "Access-Control-Allow-Origin": "*",  # the signature is the credential, whatever page shows it
-        "Cross-Origin-Resource-Policy": "cross-origin",
-        "Content-Length": str(info.bytes),
-    }
-    return StreamingResponse(local.stream(key), media_type=info.content_type, headers=headers)
+    tag = f"{info.bytes:x}-{info.created_at.timestamp():.6f}"
+    served = Served(info.bytes, info.content_type, tag, NEVER, open=True)
+    return await serve(request, served, from_bucket(local, key))
 
 
 @router.put("/files/{bucket}/{key:path}")
@@ -60,7 +57,14 @@ async def signed_upload(
         raise Conflict("This address has been used.", code="already_uploaded") from None
     except ObjectTooLarge:
         raise PayloadTooLarge(f"This address takes {max_bytes} bytes at most.") from None
-    return JSONResponse({"Key": f"{bucket}/{key}"})
+    return JSONResponse({"Key": f"{bucket}/{key}"}, headers=ANYWHERE)
+
+
+@router.options("/files/{bucket}/{key:path}", include_in_schema=False)
+async def allow_uploads_from_pages() -> Response:
+    """What a browser asks before a page of another origin uploads; the signature is what protects."""
+    allowed = {"Access-Control-Allow-Methods": "GET, HEAD, PUT", "Access-Control-Allow-Headers": "*"}
+    return Response(status_code=204, headers={**ANYWHERE, **allowed, "Access-Control-Max-Age": "86400"})
 
 
 def _local(request: Request, bucket: str) -> LocalBucket:

@@ -268,6 +268,13 @@ TABLES = [
     ),
     Table("private.bills", "(day, usd_micros) values (current_date, 1)", "----", "s---", touch="usd_micros"),
     Table("private.budget_use", "", "----", "s---", touch="period"),
+    Table(
+        "private.deletions",
+        "(bucket, key, reason) values ('generated-designs', 'a/b.png', 'orphan')",
+        owner="----",
+        service="siud",
+        touch="last_error",
+    ),
     Table("private.job_events", "", "----", "si-d", touch="event"),
 ]
 

@@ -1,0 +1,146 @@
+"""Pictures as rows: every statement, written and named as SQL."""
+
+import re
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg.rows import DictRow
+
+from gateway.auth import Principal
+from gateway.db import Database
+from gateway.storage import DESIGNS
+
+RESTORE_DAYS = 7
+"""For how long a deleted picture can be had back; after that its bytes are removed."""
+THUMBNAIL = ".thumbnail.webp"
+"""What the key of a thumbnail has behind its picture's."""
+PAGE = 1000
+
+_UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_OWN_KEY = re.compile(rf"{_UUID}/{_UUID}/\d+-\d+-\d+\.(png|jpg|webp)({re.escape(THUMBNAIL)})?")
+
+GET = "select * from public.generated_assets where id = %(id)s and deleted_at is null"
+GET_PUBLIC = GET + " and visibility = 'public'"
+
+LIST = """
+select * from public.generated_assets a
+where a.deleted_at is null
+  and (%(job_id)s::uuid is null or a.job_id = %(job_id)s)
+  and (%(kind)s::text is null or a.kind = %(kind)s)
+  and (%(after)s::uuid is null or (a.created_at, a.id) < (
+    select created_at, id from public.generated_assets where id = %(after)s))
+order by a.created_at desc, a.id desc
+limit %(limit)s
+"""
+
+DELETE = f"""
+with marked as (
+  update public.generated_assets set deleted_at = now()
+  where id = %(id)s and user_id = %(user_id)s and deleted_at is null
+  returning bucket, key
+)
+insert into private.deletions (bucket, key, reason, wake_at)
+select bucket, file, 'deleted', now() + interval '{RESTORE_DAYS} days'
+from marked, unnest(array[key, key || '{THUMBNAIL}']) as file
+on conflict (bucket, key) do update set reason = excluded.reason, wake_at = excluded.wake_at
+"""
+
+# Whoever deletes the outbox row first has won: the worker's claim counts it up, and then it stays.
+RESTORE = f"""
+with called_off as (
+  delete from private.deletions d using public.generated_assets a
+  where a.id = %(id)s and a.user_id = %(user_id)s
+    and a.deleted_at > now() - interval '{RESTORE_DAYS} days'
+    and d.bucket = a.bucket and d.key in (a.key, a.key || '{THUMBNAIL}') and d.attempts = 0
+  returning d.key
+)
+update public.generated_assets set deleted_at = null
+where id = %(id)s and user_id = %(user_id)s and purged_at is null and key in (select key from called_off)
+"""
+
+OWN = "select deleted_at from public.generated_assets where id = %(id)s and user_id = %(user_id)s"
+
+# Thumbnails stand and fall with their picture.
+_KEYS = f"""
+select file, case when right(file, {len(THUMBNAIL)}) = '{THUMBNAIL}'
+  then left(file, -{len(THUMBNAIL)}) else file end as picture
+from unnest(%(keys)s::text[]) as file
+"""
+
+LIVE = f"""
+select file as key from ({_KEYS.strip()}) as wanted
+where exists (select from public.generated_assets a
+  where a.bucket = %(bucket)s and a.key = wanted.picture and a.deleted_at is null)
+"""
+
+PENDING = """
+select file as key from unnest(%(keys)s::text[], %(jobs)s::uuid[]) as wanted (file, job_id)
+join public.generation_jobs j on j.id = wanted.job_id and j.wake_at is not null
+"""
+
+NAMED = """
+select id, key from public.generated_assets
+where bucket = %(bucket)s and deleted_at is null and created_at < %(before)s and key > %(after)s
+order by key limit %(limit)s
+"""
+
+RECORD_GONE = """
+update public.generated_assets set purged_at = now()
+where bucket = %(bucket)s and key = any(%(keys)s) and deleted_at is not null and purged_at is null
+"""
+
+
+class ImageRows:
+    """Read as their owner; marked and purged by the service, which alone may write."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def get(self, caller: Principal, image_id: UUID) -> DictRow | None:
+        async with self._db.as_user(caller) as connection:
+            return await (await connection.execute(GET, {"id": image_id})).fetchone()
+
+    async def get_public(self, image_id: UUID) -> DictRow | None:
+        return await self._db.one(GET_PUBLIC, {"id": image_id})
+
+    async def page(self, caller: Principal, filters: dict[str, Any]) -> list[DictRow]:
+        """At most ``filters['limit']`` rows, newest first."""
+        async with self._db.as_user(caller) as connection:
+            return await (await connection.execute(LIST, filters)).fetchall()
+
+    async def own(self, caller: Principal, image_id: UUID) -> DictRow | None:
+        """When the caller's picture was deleted, in a row; None when there is no such picture."""
+        return await self._db.one(OWN, {"id": image_id, "user_id": caller.user_id})
+
+    async def delete(self, caller: Principal, image_id: UUID) -> None:
+        await self._db.do(DELETE, {"id": image_id, "user_id": caller.user_id})
+
+    async def restore(self, caller: Principal, image_id: UUID) -> None:
+        await self._db.do(RESTORE, {"id": image_id, "user_id": caller.user_id})
+
+    # As a keeper of objects, see storage.deletions
+
+    def owns(self, bucket: str, key: str) -> bool:
+        return bucket == DESIGNS and _OWN_KEY.fullmatch(key) is not None
+
+    async def live(self, bucket: str, keys: list[str]) -> set[str]:
+        return {row["key"] for row in await self._db.all(LIVE, {"bucket": bucket, "keys": keys})}
+
+    async def pending(self, bucket: str, keys: list[str]) -> set[str]:
+        own = [key for key in keys if self.owns(bucket, key)]
+        rows = await self._db.all(PENDING, {"keys": own, "jobs": [UUID(key.split("/")[1]) for key in own]})
+        return {row["key"] for row in rows}
+
+    async def named(self, bucket: str, before: datetime) -> AsyncIterator[dict[str, str]]:
+        after, more = "", True
+        while more:
+            place = {"bucket": bucket, "before": before, "after": after, "limit": PAGE}
+            rows = await self._db.all(NAMED, place)
+            more = len(rows) == PAGE
+            after = rows[-1]["key"] if rows else after
+            yield {row["key"]: str(row["id"]) for row in rows}
+
+    async def record_gone(self, bucket: str, keys: list[str]) -> None:
+        await self._db.do(RECORD_GONE, {"bucket": bucket, "keys": keys})

@@ -1,0 +1,140 @@
+"""``/v1/images``, and the open addresses of public pictures."""
+
+from typing import Annotated, cast
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from psycopg.rows import DictRow
+from pydantic import BaseModel
+
+from gateway.auth import AuthenticatedRoute, Generator, Reader
+from gateway.errors import NotFound
+from gateway.images.service import Images
+from gateway.jobs import schemas
+from gateway.jobs.rendering import Renderer, images_etag
+from gateway.storage.serving import FOREVER, PRIVATE, Served, from_bucket, from_memory, serve
+
+router = APIRouter(route_class=AuthenticatedRoute, tags=["images"])
+open_router = APIRouter(tags=["images"])
+
+
+class ImageList(BaseModel):
+    object: str = "list"
+    data: list[schemas.Image]
+    has_more: bool
+    first_id: UUID | None
+    last_id: UUID | None
+
+
+def _images(request: Request) -> Images:
+    return cast(Images, request.app.state.images)
+
+
+def _renderer(request: Request) -> Renderer:
+    return cast(Renderer, request.app.state.renderer)
+
+
+Service = Annotated[Images, Depends(_images)]
+Render = Annotated[Renderer, Depends(_renderer)]
+Download = Annotated[bool, Query(description="Save it under a name instead of showing it.")]
+
+
+@router.get("/v1/images", response_model=ImageList)
+async def list_images(
+    request: Request,
+    response: Response,
+    caller: Reader,
+    service: Service,
+    render: Render,
+    job_id: UUID | None = None,
+    kind: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: UUID | None = None,
+) -> Response | ImageList:
+    """The caller's pictures, newest first. Supports `ETag` and `If-None-Match`."""
+    filters = {"job_id": job_id, "kind": kind, "after": after, "limit": limit + 1}
+    rows = await service.page(caller, filters)
+    headers = {"ETag": images_etag(rows), "Cache-Control": "private, no-cache"}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
+    data = await render.images(rows[:limit])
+    return ImageList(
+        data=data,
+        has_more=len(rows) > limit,
+        first_id=data[0].id if data else None,
+        last_id=data[-1].id if data else None,
+    )
+
+
+@router.get("/v1/images/{image_id}")
+async def get_image(image_id: UUID, caller: Reader, service: Service, render: Render) -> schemas.Image:
+    """One picture and its addresses."""
+    return await render.image(await service.get(caller, image_id))
+
+
+@router.delete("/v1/images/{image_id}", status_code=204)
+async def delete_image(image_id: UUID, caller: Generator, service: Service) -> None:
+    """Take a picture away. It can be restored for 7 days; then its bytes are removed. Idempotent."""
+    await service.delete(caller, image_id)
+
+
+@router.post("/v1/images/{image_id}/restore")
+async def restore_image(image_id: UUID, caller: Generator, service: Service, render: Render) -> schemas.Image:
+    """Bring a deleted picture back, at the same address."""
+    return await render.image(await service.restore(caller, image_id))
+
+
+@router.head("/v1/images/{image_id}/content", include_in_schema=False)
+@router.get("/v1/images/{image_id}/content", response_class=Response)
+async def image_content(
+    image_id: UUID, request: Request, caller: Reader, service: Service, download: Download = False
+) -> Response:
+    """The bytes of one picture. Supports `Range`, `ETag` and `If-None-Match`."""
+    return await _content(request, service, await service.get(caller, image_id), PRIVATE, download)
+
+
+@router.head("/v1/images/{image_id}/thumbnail", include_in_schema=False)
+@router.get("/v1/images/{image_id}/thumbnail", response_class=Response)
+async def image_thumbnail(image_id: UUID, request: Request, caller: Reader, service: Service) -> Response:
+    """A small WebP of one picture."""
+    return await _thumbnail(request, service, await service.get(caller, image_id), PRIVATE)
+
+
+@open_router.head("/images/{image_id}/thumbnail.webp", include_in_schema=False)
+@open_router.get("/images/{image_id}/thumbnail.webp", response_class=Response)
+async def public_thumbnail(image_id: UUID, request: Request, service: Service) -> Response:
+    """A small WebP of a public picture, without a credential, cacheable for ever."""
+    return await _thumbnail(request, service, await service.get_public(image_id), FOREVER)
+
+
+@open_router.head("/images/{image_id}.{extension}", include_in_schema=False)
+@open_router.get("/images/{image_id}.{extension}", response_class=Response)
+async def public_picture(
+    image_id: UUID, extension: str, request: Request, service: Service, download: Download = False
+) -> Response:
+    """A public picture, without a credential, cacheable for ever."""
+    row = await service.get_public(image_id)
+    if not row["key"].endswith(f".{extension}"):
+        raise NotFound(f"There is no picture {image_id}.{extension}.")
+    return await _content(request, service, row, FOREVER, download)
+
+
+async def _content(request: Request, service: Images, row: DictRow, caching: str, download: bool) -> Response:
+    extension = row["key"].rpartition(".")[2]
+    served = Served(
+        size=row["bytes"],
+        content_type=row["content_type"],
+        tag=row["sha256"],
+        caching=caching,
+        open=caching == FOREVER,
+        download_name=f"{row['id']}.{extension}" if download else None,
+    )
+    return await serve(request, served, from_bucket(service.bucket(row), row["key"]))
+
+
+async def _thumbnail(request: Request, service: Images, row: DictRow, caching: str) -> Response:
+    content = await service.thumbnail(row)
+    tag = f"{row['sha256']}-thumbnail"
+    served = Served(len(content), "image/webp", tag, caching, open=caching == FOREVER)
+    return await serve(request, served, from_memory(content))
