@@ -42,7 +42,9 @@ def uploads(tmp_path: Path) -> Counting:
 
 @pytest.fixture
 def renderer(designs: Counting, uploads: Counting) -> Renderer:
-    return Renderer(HERE, {bucket.name: bucket for bucket in (designs, uploads)}, {})
+    """Of pictures only: jobs would need their plans and an estimator."""
+    nobody: Any = None
+    return Renderer(HERE, {bucket.name: bucket for bucket in (designs, uploads)}, {}, nobody)
 
 
 async def picture(bucket: LocalBucket, visibility: str) -> dict[str, Any]:
