@@ -34,6 +34,7 @@ from gateway.jobs.rendering import Renderer
 from gateway.jobs.repository import Jobs
 from gateway.jobs.service import JobService
 from gateway.jobs.steps import Steps
+from gateway.jobs.telling import Subjects
 from gateway.openai import routes as openai_routes
 from gateway.openai.models import Models
 from gateway.openai.service import OpenAIImages
@@ -55,6 +56,9 @@ from gateway.usage.forecasts import Forecasts
 from gateway.usage.history import History
 from gateway.usage.repository import UsageRows
 from gateway.usage.service import UsageService
+from gateway.webhooks import routes as webhook_routes
+from gateway.webhooks.sender import Sender
+from gateway.webhooks.service import Webhooks
 from gateway.worker import Chore, Worker, new_name
 
 log = structlog.get_logger()
@@ -96,6 +100,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(sessions.authenticated_router)
     app.include_router(api_keys.router)
     app.include_router(usage_routes.router)
+    app.include_router(webhook_routes.router)
     app.add_api_route("/healthz", healthz, tags=["operations"])
     app.add_api_route("/readyz", readyz, tags=["operations"])
     app.include_router(studio.router)
@@ -150,6 +155,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.usage, app.state.budgets = UsageService(usage_rows), budgets
         app.state.forecasts = Forecasts(estimator, settings)
         app.state.renderer = Renderer(settings.public_url, buckets, led_by, estimator)
+        app.state.webhooks = Webhooks(db, outside)
+        app.state.webhook_sender = sender = Sender(db, outside, Subjects(jobs, app.state.renderer).describe)
+        if settings.worker:
+            await stack.enter_async_context(sender)
         app.state.templates = templates.Templates(db)
         app.state.images = Images(ImageRows(db), buckets)
         app.state.jobs = JobService(

@@ -203,6 +203,21 @@ TABLES = [
         service="siu-",
         touch="limit_usd_micros",
     ),
+    Table(
+        "public.webhook_endpoints",
+        "(user_id, url, events, secret) values (%(owner)s, 'https://example.com/', '{*}', 'whsec_eA==')",
+        owner="siud",
+        service="s-u-",
+        touch="description",
+    ),
+    Table(
+        "public.webhook_deliveries",
+        "(endpoint_id, user_id, event_id, event_type)"
+        " values (%(webhook_endpoints)s, %(owner)s, gen_random_uuid(), 'webhook.test')",
+        owner="s---",
+        service="siud",
+        touch="event_type",
+    ),
     Table("public.v_generation_health_24h", "", "s---", "s---", touch="status"),
     Table("public.v_storage_usage", "", "s---", "s---", touch="images", where="images > 0"),
     Table("public.v_gpu_cost_daily", "", "s---", "s---", touch="model"),
