@@ -94,7 +94,7 @@ def _enhanced(row: Row, result: EnhanceResult) -> Changes:
 
 
 def enhance_request(row: Row) -> dict[str, Any]:
-    """The request of task ``enhance``; ``inputs["enhance"]`` has its mode, trained words, names, context."""
+    """The request of task ``enhance``; ``inputs["enhance"]`` has mode, trained words, names, context, model."""
     asked = {"model": row["model"], "prompt": row["prompt_input"], **row["inputs"]["enhance"]}
     return EnhanceRequest.model_validate(asked).model_dump(mode="json")
 

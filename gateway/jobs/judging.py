@@ -4,6 +4,7 @@
 
     attributes     traits in words, each of which has to be seen
     references     pictures to compare with, as ``{bucket, key, sha256}``
+    model          who looks (``JobService.speaker``; the one that draws)
     pass_score     from which a picture is accepted (60)
     repairs        how often another is drawn in place of one that is not (1)
     max_cost_usd_micros    what the job's calls may cost in all; None: whatever the repairs cost
@@ -42,7 +43,7 @@ def judge_request(job: ClaimedJob) -> dict[str, Any]:
     asked = job.row["inputs"]["judge"]
     request = JudgeRequest.model_validate(
         {
-            "model": job.model,
+            "model": asked.get("model", job.model),
             "image": _source(_of_call(job, stored(job)[-1]["seq"])[0]),
             "references": [_source(each) for each in asked.get("references", [])],
             "attributes": asked.get("attributes", []),

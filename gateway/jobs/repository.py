@@ -113,7 +113,11 @@ class Jobs:
     async def record_dispatched(self, job: ClaimedJob, call_id: str, spec: CallSpec, patience: float) -> bool:
         """The service has accepted the call; False when its webhook overtook this answer."""
         values = {"call_id": call_id, "task": spec.task, "request": Jsonb(spec.request), "patience": patience}
-        told = {"stage": _STAGES.get(spec.task, "loading"), "style_version": _style_version(job)}
+        told = {
+            "model": spec.request["model"],
+            "stage": _STAGES.get(spec.task, "loading"),
+            "style_version": _style_version(job),
+        }
         return await self._moved(sql.RECORD_DISPATCHED, job, values | told)
 
     async def record_progress(

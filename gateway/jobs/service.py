@@ -311,6 +311,8 @@ class JobService:
         model = await self._served(self._model(body))
         recipes.refuse_unsupported(body, model)
         values = recipes.columns(body, model, [])
+        if body.enhance:
+            values["inputs"]["enhance"]["model"] = await self.speaker(model.id)
         references = await self._references.find(caller, body)  # last, as it may go out to fetch
         return {
             **values,
@@ -349,13 +351,25 @@ class JobService:
             )
         return model
 
+    async def speaker(self, model_id: str) -> str:
+        """Who does the language tasks of a job that ``model_id`` draws: itself, unless another that is
+        served can follow instructions and it cannot."""
+        served = await self._gpu.served()
+        candidates = [model_id, *(served.models if served else [])]
+        return next((each for each in candidates if _follows_instructions(each)), model_id)
+
     async def _language_model(self, task: LanguageTask) -> str | None:
-        """Who does a language task: the default model, or another that is served; None while nobody can."""
+        """Who does a language task that draws nothing; None while nobody can."""
         served = await self._gpu.served()
         if served is None or task not in served.tasks or not served.models:
             return None
         default = self._settings.default_model
-        return default if default in served.models else served.models[0]
+        return await self.speaker(default if default in served.models else served.models[0])
+
+
+def _follows_instructions(model_id: str) -> bool:
+    model = catalog.find(model_id)
+    return model is not None and model.language == "chat"
 
 
 RECIPE = (

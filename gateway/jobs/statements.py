@@ -154,7 +154,7 @@ with prompt as (
 ),
 sent as (
   update private.generation_calls
-  set call_id = %(call_id)s, task = %(task)s, request = %(request)s,
+  set call_id = %(call_id)s, task = %(task)s, model = %(model)s, request = %(request)s,
       dispatched_at = coalesce(dispatched_at, now()),
       status = case when status = 'pending' then 'queued' else status end
   where job_id = %(id)s and seq = %(seq)s and attempt = %(attempt)s

@@ -149,7 +149,7 @@ async def test_jobs_canceled_at_any_moment_are_canceled_or_completed_and_never_b
 ) -> None:
     dice = random.Random(3)
     async with stack(admin_url, folder, gpu={**SLOW, "INSTANT_SECONDS": "0.02"}, **FAST) as product:
-        jobs = await create_many(product, 40)
+        jobs = await create_many(product, 30) + await create_enhanced(product, 15)
 
         async def cancel(job: str) -> None:
             await asyncio.sleep(dice.uniform(0, 1.0))

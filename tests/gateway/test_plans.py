@@ -17,7 +17,7 @@ from gateway.jobs.language_plan import fallback
 from gateway.jobs.lifecycle import LOST, ClaimedJob, Fail
 from gateway.jobs.plans import CallSpec, Complete, Next, Row, Statement
 from gateway.jobs.service import JobService
-from modal_app.contract import EnhanceRequest, EnhanceResult, JudgeRequest, JudgeResult
+from modal_app.contract import EnhanceRequest, EnhanceResult, JudgeRequest, JudgeResult, ServedModels
 from tests.support import triptych
 from tests.support.faults import all_ended, eventually, no_open_calls
 from tests.support.stack import Stack, User
@@ -389,6 +389,10 @@ async def test_a_parent_fails_when_its_children_fail_twice(
         views = [f"{view}{again}" for view in triptych.VIEWS for again in ("", ":2")]
         assert children(product, parent) == dict.fromkeys(sorted(views), "failed")
         assert endings(product) == [(parent, "failed")]
+        retried = (await product.user.http.post(f"/v1/jobs/{parent}/retry")).json()
+        assert (retried["task"], retried["retry_of"]) == ("triptych", parent)
+        assert (await product.user.ended(retried["id"]))["error"]["code"] == "views_failed"
+        assert len(children(product, retried["id"])) == 6
 
 
 async def test_canceling_a_parent_cancels_its_children(
@@ -449,7 +453,29 @@ async def has_children(product: Stack, parent: str) -> bool:
     return len(children(product, parent)) == len(triptych.VIEWS)
 
 
-async def test_nothing_runs_on_for_a_parent_whose_deadline_has_passed(
+async def test_nothing_runs_on_for_a_parent_that_has_ended(
+    admin_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTANT_SECONDS", "20")
+    async with composing(admin_url, folder, monkeypatch) as product:
+        parent = triptych.begin(product, product.user.id)
+        await eventually(lambda: has_children(product, parent))
+        product.rows(
+            """update public.generation_jobs set expires_at = now(), wake_at = now()
+               where id = %s returning id""",
+            parent,
+        )
+        assert (await product.user.ended(parent))["error"]["code"] == "expired"
+        await eventually(lambda: none_runs(product, parent))
+        assert set(children(product, parent).values()) == {"canceled"}
+        await eventually(lambda: no_open_calls(product))
+
+
+async def none_runs(product: Stack, parent: str) -> bool:
+    return not {"queued", "processing"} & set(children(product, parent).values())
+
+
+async def test_a_parent_whose_deadline_passes_in_the_queue_fails_and_has_no_children(
     admin_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with composing(admin_url, folder, monkeypatch, jobs_in_flight=0) as product:
@@ -464,7 +490,7 @@ async def test_children_are_drawn_while_their_parents_wait_without_taking_their_
 ) -> None:
     async with composing(admin_url, folder, monkeypatch, jobs_in_flight=2) as product:
         parents = [triptych.begin(product, product.user.id) for _ in range(4)]
-        await all_ended(product, parents)
+        await all_ended(product, parents, within=20)  # nobody looks unasked before half a minute is over
         for parent in parents:
             done = await product.user.job(parent)
             assert (done["status"], done["poll_after_ms"], done["parent_id"]) == ("completed", 5000, None)
@@ -477,6 +503,24 @@ async def test_children_are_drawn_while_their_parents_wait_without_taking_their_
 
 
 # Language tasks, waited for
+
+
+@pytest.mark.parametrize(
+    ("draws", "served", "speaks"),
+    [
+        ("sdxl", ["sdxl", "qwen-image-fast"], "qwen-image-fast"),
+        ("qwen-image", ["qwen-image-fast", "qwen-image"], "qwen-image"),
+        ("instant", ["instant"], "instant"),
+    ],
+)
+async def test_words_are_for_the_model_that_draws_unless_only_another_follows_instructions(
+    admin_url: str, folder: Path, draws: str, served: list[str], speaks: str
+) -> None:
+    async with speaking(admin_url, folder) as (product, _):
+        service: JobService = product.app.state.jobs  # type: ignore[union-attr]
+        service._gpu._served = ServedModels(models=served, gpu="cpu")
+        service._gpu._ask_again_at = float("inf")
+        assert await service.speaker(draws) == speaks
 
 
 async def test_an_answer_that_does_not_come_in_time_is_stood_in_for_and_its_job_is_ended(
