@@ -94,7 +94,7 @@ def _enhanced(row: Row, result: EnhanceResult) -> Changes:
 
 
 def enhance_request(row: Row) -> dict[str, Any]:
-    """The request of task ``enhance``; ``inputs["enhance"]`` has mode, trained words, names, context, model."""
+    """The request of task ``enhance``; ``inputs["enhance"]`` has all but the prompt."""
     asked = {"model": row["model"], "prompt": row["prompt_input"], **row["inputs"]["enhance"]}
     return EnhanceRequest.model_validate(asked).model_dump(mode="json")
 
