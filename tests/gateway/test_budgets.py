@@ -179,8 +179,6 @@ async def test_a_killed_gateway_changes_nothing_in_the_ledger(admin_url: str, fo
         await asyncio.sleep(0.3)
         await restart(product.gateway)
         await creating
-        await asyncio.sleep(0.3)
-        await restart(product.gateway)
         await all_ended(product, user)
         assert highest(product, user) <= 1_000_000
         assert_settled(product, user)

@@ -117,6 +117,56 @@ def test_what_is_settled_is_what_the_calls_cost_and_what_is_held_is_what_still_r
             assert row["cost_usd_micros"] == sum(usd for status, usd, _ in calls if status != "lost")
 
 
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(jobs=JOBS, periods=st.sampled_from([["month"], ["day"], ["month", "day"]]))
+def test_the_sums_beside_a_budget_are_the_ledgers(
+    service: Connection,
+    user: UUID,
+    jobs: list[tuple[int, list[tuple[str, int, bool]], str]],
+    periods: list[str],
+) -> None:
+    for set_by, period in zip(("user", "admin"), periods, strict=False):
+        service.execute(
+            """insert into public.budgets (user_id, set_by, period, limit_usd_micros)
+               values (%s, %s, %s, 1000000000000)
+               on conflict (user_id, set_by) do update set period = excluded.period""",
+            (user, set_by, period),
+        )
+    for job in jobs:
+        carry_out(service, user, *job)
+    (ledger,) = service.execute(
+        """select sum(usd_micros)::bigint as held, sum(images)::bigint as images,
+             coalesce(sum(usd_micros) filter (where kind = 'settle'), 0)::bigint as spent
+           from private.ledger where user_id = %s""",
+        (user,),
+    ).fetchall()
+    counts = service.execute(
+        "select * from private.budget_counts where user_id = %s order by set_by", (user,)
+    ).fetchall()
+    use = service.execute("select * from private.budget_use where user_id = %s", (user,)).fetchall()
+    assert len(use) == len(counts) >= len(periods)
+    for row in counts:
+        assert (row["held_usd_micros"], row["spent_usd_micros"]) == (ledger["held"], ledger["spent"])
+        assert row["images"] == ledger["images"]
+    for row in use:
+        assert row["reserved_usd_micros"] == ledger["held"] - ledger["spent"]
+
+
+def test_sums_that_were_lost_or_are_of_yesterday_are_made_anew(service: Connection, user: UUID) -> None:
+    service.execute("insert into public.budgets (user_id, limit_usd_micros) values (%s, 1000)", (user,))
+    for _ in range(2):
+        new_job(service, user, 400)
+        service.execute(
+            """update private.budget_counts set held_usd_micros = 999999,
+                 day_starts_at = day_starts_at - interval '1 day' where user_id = %s""",
+            (user,),
+        )
+    (use,) = service.execute("select * from private.budget_use where user_id = %s", (user,)).fetchall()
+    assert use["reserved_usd_micros"] == 800
+    with pytest.raises(psycopg.DatabaseError, match="over budget"):
+        new_job(service, user, 400)
+
+
 def test_a_job_with_a_call_still_running_stays_reserved(service: Connection, user: UUID) -> None:
     job = new_job(service, user, 500)
     service.execute(
