@@ -167,7 +167,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             on_created=worker.expect,
             on_canceled=worker.sweep,
         )
-        app.state.openai_images = OpenAIImages(app.state.jobs, app.state.images, app.state.renderer)
+        app.state.openai_images = OpenAIImages(app.state.jobs, app.state.images, uploads, app.state.renderer)
         app.state.models = Models(db, gpu, settings.default_model)
         yield
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -81,14 +81,29 @@ class JobService:
         self, caller: Principal, body: JobCreate, submission: Submission | None = None
     ) -> Created | Replay:
         """The job that is asked for, made once however often ``submission`` is repeated."""
-        sha256 = submission.sha256(body.model_dump(mode="json")) if submission else ""
+
+        async def as_it_is() -> JobCreate:
+            return body
+
+        return await self.create_from(caller, as_it_is, submission, body.model_dump(mode="json"))
+
+    async def create_from(
+        self,
+        caller: Principal,
+        make_body: Callable[[], Awaitable[JobCreate]],
+        submission: Submission | None,
+        content: Any = None,
+    ) -> Created | Replay:
+        """As ``create``, of a body that takes work to make: it is made for the first try alone.
+
+        ``content`` is what was asked for, as plain JSON, where the submission does not say it (``asking``).
+        """
+        sha256 = submission.sha256(content) if submission else ""
         job_id = await self._reserved(caller, submission, sha256)
-        if submission and submission.repeats and submission.key is None:
-            row = await self._jobs.get(caller, job_id)
-            if row is not None:
-                return Created(row, replayed=True)
-        if submission and body.brings_urls and await self._has_answer(caller, submission):
-            return await self._repeated(caller, job_id, submission, sha256)
+        found = await self._found(caller, job_id, submission, sha256) if submission else None
+        if found is not None:
+            return found
+        body = await make_body()
         values = await self.recipe(caller, body)
         return await self._made(caller, job_id, values, body.expires_in_seconds, submission, sha256)
 
@@ -287,11 +302,15 @@ class JobService:
             headers={"Retry-After": "1"},
         )
 
-    async def _has_answer(self, caller: Principal, submission: Submission) -> bool:
-        """What was fetched for the first request need not be fetched for its repeat."""
-        if submission.key is None:
-            return False
-        return await self._jobs.find_answer(caller.user_id, submission.key) is not None
+    async def _found(
+        self, caller: Principal, job_id: UUID, submission: Submission, sha256: str
+    ) -> Created | Replay | None:
+        """What an earlier try has made, before any work is done for this one."""
+        if submission.key is not None:
+            known = await self._jobs.find_answer(caller.user_id, submission.key)
+            return await self._repeated(caller, job_id, submission, sha256) if known else None
+        row = await self._jobs.get(caller, job_id) if submission.repeats else None
+        return Created(row, replayed=True) if row else None
 
     async def _first_answer(self, caller: Principal, key: str, sha256: str) -> DictRow:
         first = await self._jobs.find_answer(caller.user_id, key)

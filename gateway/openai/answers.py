@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gateway.errors import ApiError, BadRequest, Conflict, JobFailed, TimedOut
+from gateway.errors import ApiError, BadRequest, Conflict, JobFailed, OverBudget, TimedOut
 from gateway.jobs.schemas import Image
 from gateway.openai import schemas
 from gateway.openai.schemas import ImageGeneration
@@ -92,6 +92,8 @@ def failure(row: Row) -> ApiError:
         return Conflict("The job was canceled.", code="job_canceled", headers=headers)
     if code in _AT_FAULT:
         return BadRequest(message, code=code, headers=headers)
+    if code == "cost_limit_reached":
+        return OverBudget(message, code=code, headers=headers)
     if code == "expired":
         return TimedOut(message, code=code, headers=headers)
     return JobFailed(message, code=code, headers=headers, retryable=bool(row["error_retryable"]))

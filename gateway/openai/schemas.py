@@ -1,11 +1,14 @@
 """What goes in and out where OpenAI's SDKs ask, in their words."""
 
-from typing import Annotated, Literal
+import json
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from gateway.errors import Malformed
 from gateway.jobs.schemas import Prompt, Text
+from modal_app.contract import Role
 
 Quality = Literal["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"]
 SIZES = "`auto`, `WxH`, or one of our names"
@@ -44,6 +47,45 @@ class ImageGeneration(BaseModel):
     def end_user(self) -> str | None:
         """Whom the caller asks for, in either of OpenAI's fields."""
         return self.safety_identifier or self.user or None
+
+
+def structured(value: Any, name: str) -> Any:
+    """A value that may be JSON in a string; Malformed when it is neither."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise Malformed(f"`{name}` is not valid JSON.", code="invalid_json", param=name) from None
+
+
+def _listed(roles: Any) -> Any:
+    """A form has one text for them: JSON, or words between commas."""
+    if not isinstance(roles, str):
+        return roles
+    if roles.startswith("["):
+        return structured(roles, "roles")
+    return [role.strip() for role in roles.split(",")]
+
+
+class ImageEdit(ImageGeneration):
+    """The same, with pictures: in a form the files `image` or `image[]`, the addresses `url` or `url[]`, and
+    the file `mask`; in JSON `images` and `mask`, each `{"image_url"}` or `{"file_id"}`, an upload's id.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"example": {"prompt": "the same at night"}})
+
+    roles: Annotated[
+        list[Role] | None,
+        Field(max_length=10, description="What each picture is for, in order."),
+        BeforeValidator(_listed),
+    ] = None
+
+
+class ImageVariation(ImageEdit):
+    """Another picture like one: OpenAI's oldest call, which has no prompt."""
+
+    prompt: Prompt = "another picture like this one"
 
 
 class ImageData(BaseModel):

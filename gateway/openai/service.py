@@ -1,51 +1,64 @@
 """Pictures for clients of OpenAI's API: each request is a job, held until it has ended."""
 
 import datetime
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 
 from psycopg.rows import DictRow
 
 from gateway.auth import Principal
-from gateway.errors import TimedOut, Unavailable
+from gateway.errors import ApiError, TimedOut, Unavailable
 from gateway.images.service import Images
 from gateway.jobs.lifecycle import TERMINAL
 from gateway.jobs.rendering import Renderer
-from gateway.jobs.schemas import Image
-from gateway.jobs.service import Created, JobService
+from gateway.jobs.schemas import Image, JobCreate
+from gateway.jobs.service import Created, JobService, Replay
 from gateway.jobs.submission import Submission
 from gateway.openai import answers
+from gateway.openai.edits import Taken
+from gateway.openai.forms import Form
 from gateway.openai.partial import PartialImages
-from gateway.openai.schemas import CompletedImage, ImageGeneration, ImagesResponse, PartialImage
-from gateway.openai.translation import job_of
+from gateway.openai.schemas import CompletedImage, ImageEdit, ImageGeneration, ImagesResponse, PartialImage
+from gateway.openai.translation import job_of, refuse
+from gateway.uploads.service import Uploads
 
 EXPIRY_GRACE_SECONDS = 30.0
 """A request is held as long as its job may live, for a client that hangs up finds the job again.  A worker
 ends what has expired within this time; only where no worker runs does the wait end first."""
 
+_SENT_AS = {"references": "image", "num_images": "n"}
+
 
 class OpenAIImages:
     """Starts jobs as OpenAI's API asks for them, and answers as it would."""
 
-    def __init__(self, jobs: JobService, images: Images, renderer: Renderer) -> None:
+    def __init__(self, jobs: JobService, images: Images, uploads: Uploads, renderer: Renderer) -> None:
         self._jobs = jobs
         self._images = images
+        self._uploads = uploads
         self._renderer = renderer
 
-    async def start(
-        self,
-        caller: Principal,
-        asked: ImageGeneration,
-        submission: Submission,
-        pictures: Mapping[str, Any] | None = None,
-    ) -> Created:
-        """The job, made once; ``pictures`` are the fields of a job that uploaded files gave."""
-        body = job_of(asked, submission.request_id, pictures)
-        created = await self._jobs.create(caller, body, submission)
-        assert isinstance(created, Created), (
-            "no answer is kept of these requests: the job's row gives it again"
-        )
+    async def generate(self, caller: Principal, asked: ImageGeneration, submission: Submission) -> Created:
+        """The job, made once."""
+        body = job_of(asked, submission.request_id)
+        with _named_as_sent():
+            return _row_of(await self._jobs.create(caller, body, submission))
+
+    async def edit(self, caller: Principal, asked: ImageEdit, form: Form, submission: Submission) -> Created:
+        """The job of pictures that came along, which are kept as uploads; once, as above."""
+        refuse(asked)
+        taken = Taken(self._uploads, caller)
+
+        async def body() -> JobCreate:
+            return job_of(asked, submission.request_id, await taken.fields(asked, form))
+
+        try:
+            with _named_as_sent():
+                created = _row_of(await self._jobs.create_from(caller, body, submission))
+        except ApiError:
+            await taken.forget()
+            raise
+        await (taken.forget() if created.replayed else taken.keep())
         return created
 
     async def answer(self, caller: Principal, asked: ImageGeneration, row: DictRow) -> ImagesResponse:
@@ -87,6 +100,22 @@ class OpenAIImages:
 
     async def _shown(self, row: DictRow) -> list[Image]:
         return await self._renderer.images(row["images"])
+
+
+def _row_of(created: Created | Replay) -> Created:
+    assert isinstance(created, Created), "no answer is kept of these requests: the row gives it again"
+    return created
+
+
+@contextmanager
+def _named_as_sent() -> Iterator[None]:
+    """An error names the field by the word that OpenAI has for it."""
+    try:
+        yield
+    except ApiError as error:
+        name = (error.param or "").partition(".")[0]
+        error.param = _SENT_AS.get(name, error.param)
+        raise
 
 
 def _unended(row: DictRow) -> TimedOut | Unavailable:

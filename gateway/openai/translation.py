@@ -1,6 +1,5 @@
 """From OpenAI's words to a job's: pure functions."""
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -8,9 +7,9 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from gateway.errors import BadRequest, Malformed
+from gateway.errors import BadRequest
 from gateway.jobs.schemas import JobCreate
-from gateway.openai.schemas import ImageGeneration
+from gateway.openai.schemas import ImageGeneration, structured
 
 ALIAS = re.compile(r"(gpt-image|chatgpt-image|dall-e)(-.*)?", re.IGNORECASE)
 """OpenAI's own models, those to come too: each means the configured default."""
@@ -18,19 +17,19 @@ ALIAS = re.compile(r"(gpt-image|chatgpt-image|dall-e)(-.*)?", re.IGNORECASE)
 _QUALITIES = {"standard": "auto", "hd": "high"}
 _STYLES = {"vivid": "vivid and dramatic", "natural": "natural and true to life"}
 """What dall-e-3 calls styles, as words for the prompt."""
-_STRUCTURED = ("loras", "references", "mask", "metadata")
+STRUCTURED = ("loras", "references", "mask", "metadata")
 """Fields of a job that a form, whose values are texts, brings as JSON."""
 
 
 def job_of(asked: ImageGeneration, request_id: str, pictures: Mapping[str, Any] | None = None) -> JobCreate:
     """The job that is asked for; BadRequest for what cannot be done, a validation error for nonsense.
 
-    ``pictures`` are the job's own fields that uploaded files gave: ``references``, ``mask``.
+    ``pictures`` are fields of the job that the pictures of an edit give.
     """
-    _refuse(asked)
-    fields = {**_translated(asked), **_ours(asked)}
-    for name, value in (pictures or {}).items():
-        fields[name] = [*value, *fields.get(name, [])] if isinstance(value, list) else value
+    refuse(asked)
+    fields, given = {**_translated(asked), **_ours(asked)}, dict(pictures or {})
+    given["references"] = [*given.get("references", []), *fields.get("references", [])]
+    fields |= given
     fields["metadata"] = _metadata(asked, request_id, fields.get("metadata"))
     try:
         return JobCreate.model_validate(fields)
@@ -43,17 +42,8 @@ def is_alias(model: str | None) -> bool:
     return not model or bool(ALIAS.fullmatch(model))
 
 
-def structured(value: Any, name: str) -> Any:
-    """A value that may be JSON in a string; Malformed when it is neither."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        raise Malformed(f"`{name}` is not valid JSON.", code="invalid_json", param=name) from None
-
-
-def _refuse(asked: ImageGeneration) -> None:
+def refuse(asked: ImageGeneration) -> None:
+    """BadRequest for what cannot be done, whatever the model."""
     if asked.background == "transparent":
         raise _unsupported("background", "Pictures have no transparency here: leave `background` opaque.")
     if asked.output_format in ("gif", "svg"):
@@ -88,7 +78,7 @@ def _translated(asked: ImageGeneration) -> dict[str, Any]:
 def _ours(asked: ImageGeneration) -> dict[str, Any]:
     """The job's own fields that came along."""
     given = {name: value for name, value in (asked.model_extra or {}).items() if value is not None}
-    return {name: structured(v, name) if name in _STRUCTURED else v for name, v in given.items()}
+    return {name: structured(v, name) if name in STRUCTURED else v for name, v in given.items()}
 
 
 def _metadata(asked: ImageGeneration, request_id: str, given: Any) -> Any:

@@ -20,6 +20,7 @@ import openai
 from PIL import Image
 
 SMALL = {"size": "64x64"}
+QUICK = {"num_inference_steps": 2}
 
 
 class Skipped(Exception):
@@ -283,7 +284,8 @@ async def lists_models(client: Client) -> None:
     models = await client.items(client.sdk.models.list())
     by_id = {model.id: model for model in models}
     assert {"instant", "tiny-qwen", "qwen-image", "qwen-image-edit-fast", "sdxl"} <= by_id.keys()
-    assert [id for id, model in by_id.items() if model.model_extra["available"]] == ["instant"]
+    available = [id for id, model in by_id.items() if model.model_extra["available"]]
+    assert sorted(available) == ["instant", "tiny-qwen-edit"]
     row = by_id["qwen-image-fast"]
     assert (row.object, row.owned_by, row.model_extra["family"]) == ("model", "Qwen", "qwen")
     assert row.created > 1_700_000_000
@@ -323,6 +325,126 @@ async def streams_nothing_where_the_request_is_refused(client: Client) -> None:
     assert error.param == "background"
     lonely = client.call(client.sdk.images.generate, prompt="a", partial_images=2)
     assert (await client.refused(openai.BadRequestError, lonely)).param == "partial_images"
+
+
+def drawn(color: str, size: tuple[int, int] = (96, 64), alpha: int | None = None) -> bytes:
+    """A picture of one colour as PNG; with ``alpha``, its left half that transparent."""
+    picture = Image.new("RGB" if alpha is None else "RGBA", size, color)
+    if alpha is not None:
+        picture.paste((0, 0, 0, alpha), (0, 0, size[0] // 2, size[1]))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+@call
+async def edits_a_picture(client: Client) -> None:
+    edit = client.sdk.images.edit
+    answer = await client.call(edit, image=drawn("red"), prompt="at night", extra_body={"seed": 1})
+    assert opened(answer.data[0].b64_json).size == (96, 64), "auto is the picture's own size"
+    assert answer.model_dump()["usage"]["input_tokens_details"]["image_tokens"] > 0
+    job = await client.call(client.sdk.get, f"/jobs/{answer.model_extra['job_id']}", cast_to=object)
+    assert (job["model"], job["params"]["seed"]) == ("tiny-qwen-edit", 1)
+    assert [use["role"] for use in job["params"]["references"]] == ["reference"]
+    sized = await client.call(
+        edit,
+        image=("a.png", drawn("red"), "image/png"),
+        prompt="a",
+        size="64x64",
+        n=2,
+        user="u",
+        extra_body=QUICK,
+    )
+    assert [opened(data.b64_json).size for data in sized.data] == [(64, 64)] * 2
+
+
+@call
+async def edits_with_a_mask(client: Client) -> None:
+    red, mask = drawn("red"), drawn("white", alpha=0)
+    answer = await client.call(
+        client.sdk.images.edit, image=red, mask=mask, prompt="a blue creature", extra_body={"seed": 1}
+    )
+    picture = opened(answer.data[0].b64_json).convert("RGB")
+    assert {picture.getpixel((x, y)) for x in range(56, 96) for y in range(64)} == {(255, 0, 0)}
+    assert {picture.getpixel((x, y)) for x in range(32) for y in range(64)} != {(255, 0, 0)}
+
+
+@call
+async def edits_several_pictures(client: Client) -> None:
+    images = [drawn("red"), ("b.png", drawn("blue"))]
+    if openai.__version__.startswith("1.5"):
+        raise Skipped("list of images")
+    answer = await client.call(
+        client.sdk.images.edit,
+        image=images,
+        prompt="both",
+        size="64x64",
+        input_fidelity="high",
+        extra_body={**QUICK, "roles": json.dumps(["reference", "style"]), "metadata": {"flow_id": "f"}},
+    )
+    job = await client.call(client.sdk.get, f"/jobs/{answer.model_extra['job_id']}", cast_to=object)
+    assert [use["role"] for use in job["params"]["references"]] == ["reference", "style"]
+    assert job["metadata"]["flow_id"] == "f"
+    raw = await client.call(
+        client.sdk.images.edit,
+        image=images,
+        prompt="both",
+        size="64x64",
+        extra_body={"roles": ["init", "reference"], "strength": 0.5, "num_inference_steps": 4},
+    )
+    job = await client.call(client.sdk.get, f"/jobs/{raw.model_extra['job_id']}", cast_to=object)
+    assert [use["role"] for use in job["params"]["references"]] == ["init", "reference"]
+    assert (job["params"]["strength"], job["params"]["num_inference_steps"]) == (0.5, 4)
+
+
+@call
+async def streams_an_edit(client: Client) -> None:
+    stream = await client.call(
+        client.sdk.images.edit,
+        image=drawn("red"),
+        prompt="a",
+        size="64x64",
+        stream=True,
+        partial_images=2,
+        extra_body=QUICK,
+    )
+    *partial, done = await client.items(stream)
+    assert done.type == "image_edit.completed"
+    assert opened(done.b64_json).size == (64, 64)
+    assert {event.type for event in partial} <= {"image_edit.partial_image"}
+
+
+@call
+async def refuses_edits_that_make_no_sense(client: Client) -> None:
+    edit = client.sdk.images.edit
+    unsupported = openai.BadRequestError, "unsupported_parameter"
+    malformed = openai.UnprocessableEntityError, "validation_failed"
+    wrong: list[tuple[dict[str, Any], type[Exception], str, str]] = [
+        ({"image": b"no picture"}, openai.BadRequestError, "not_a_picture", "image"),
+        ({"mask": b"no picture"}, openai.BadRequestError, "not_a_picture", "mask"),
+        ({"model": "instant"}, *unsupported, "image"),
+        ({"extra_body": {"markup": "x"}}, *unsupported, "markup"),
+        ({"extra_body": {"background": "transparent"}}, *unsupported, "background"),
+        (
+            {"extra_body": {"roles": "init,style"}},
+            openai.UnprocessableEntityError,
+            "validation_failed",
+            "roles",
+        ),
+        ({"n": 11}, *malformed, "n"),
+    ]
+    for given, error, code, param in wrong:
+        asked = {"image": drawn("red"), "prompt": "a", **given}
+        refused = await client.refused(error, client.call(edit, **asked))
+        assert (refused.code, refused.param) == (code, param), refused.body
+
+
+@call
+async def varies_a_picture(client: Client) -> None:
+    vary = client.sdk.images.create_variation
+    square = drawn("red", (64, 64))
+    answer = await client.call(vary, image=square, n=2, model="dall-e-2", extra_body=QUICK)
+    assert [opened(data.b64_json).size for data in answer.data] == [(64, 64)] * 2
 
 
 async def results() -> dict[str, str | None]:
