@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway import client, doctor, up
-from gateway.app import keepers
 from gateway.auth import SCOPES
 from gateway.config import ConfigurationError, Settings
 from gateway.db import Database
 from gateway.embedded import add_key, find_keys, revoke_key
 from gateway.migrate import migrate as apply_migrations
 from gateway.migrate import set_passwords
+from gateway.services import keepers
 from gateway.storage.buckets import open_buckets
 from gateway.storage.deletions import Deletions
 from gateway.storage.sweep import ORPHAN_AGE, Findings, Sweep

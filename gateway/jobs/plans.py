@@ -7,7 +7,7 @@ with the move in one fenced statement, so a kill anywhere comes back to the firs
       │                                                    └─Complete, Fail
       └──FanOut──▶ children run ──WaitForChildren, Complete, Fail, FanOut, Next──▶
 
-The worker is given its plans by name, see ``gateway.app``; a job without a ``plan`` has that of its task.
+The worker is given its plans by name (see ``gateway.services``); a job without ``plan`` has that of its task.
 """
 
 from collections.abc import Mapping, Sequence

@@ -15,11 +15,11 @@ import pytest_asyncio
 from psycopg.rows import dict_row
 from typer.testing import CliRunner
 
-from gateway.app import keepers
 from gateway.cli import app as cli
 from gateway.config import login_as
 from gateway.db import Database
 from gateway.images.repository import DELETE
+from gateway.services import keepers
 from gateway.storage import DESIGNS, UPLOADS, Bucket, sweep
 from gateway.storage.deletions import Deletions
 from gateway.storage.local import LocalBucket

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from gateway import app as gateway_app
+from gateway import services
 from gateway.auth import Principal
 from gateway.jobs import judging, recipes
 from gateway.jobs.image_plan import ImagePlan
@@ -356,7 +356,7 @@ async def test_a_picture_that_is_not_accepted_is_drawn_again_and_the_better_one_
 async def composing(
     admin_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: object
 ) -> AsyncIterator[Stack]:
-    monkeypatch.setattr(gateway_app, "plans", triptych.plans)
+    monkeypatch.setattr(services, "plans", triptych.plans)
     async with speaking(admin_url, folder, **settings) as (product, _):
         yield product
 

@@ -10,7 +10,7 @@ from uuid import UUID
 import psycopg
 from psycopg.types.json import Jsonb
 
-from gateway import app
+from gateway import services
 from gateway.jobs import recipes
 from gateway.jobs.lifecycle import TERMINAL, ClaimedJob, Fail
 from gateway.jobs.plans import (
@@ -88,10 +88,10 @@ def begin(
     return str(row["id"])
 
 
-_known = app.plans
+_known = services.plans
 
 if __name__ == "__main__":
     from gateway import __main__ as gateway
 
-    app.plans = plans
+    services.plans = plans
     gateway.main()

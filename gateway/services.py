@@ -1,0 +1,165 @@
+"""What the gateway consists of, built from the settings: one line a service, those that others use first.
+
+Routes find each as ``request.app.state.<name>``.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from gateway.auth import Authenticator, SupabaseAuth
+from gateway.config import Settings
+from gateway.db import Database
+from gateway.events import EventHub
+from gateway.gpu import GpuClient
+from gateway.images.repository import ImageRows
+from gateway.images.service import Images
+from gateway.jobs.callbacks import Callbacks
+from gateway.jobs.image_plan import ImagePlan
+from gateway.jobs.language_plan import TASKS as LANGUAGE_TASKS
+from gateway.jobs.language_plan import LanguagePlan
+from gateway.jobs.lifecycle import ClaimedJob
+from gateway.jobs.plans import Plan
+from gateway.jobs.references import References
+from gateway.jobs.rendering import Renderer
+from gateway.jobs.repository import Jobs
+from gateway.jobs.service import JobService
+from gateway.jobs.steps import Steps
+from gateway.jobs.telling import Subjects
+from gateway.openai.models import Models
+from gateway.openai.service import OpenAIImages
+from gateway.outside import Outside
+from gateway.pictures import Pictures
+from gateway.prompts.templates import Templates
+from gateway.storage import Buckets
+from gateway.storage.buckets import open_buckets
+from gateway.storage.deletions import Deletions, Keeper
+from gateway.storage.sweep import Sweep
+from gateway.uploads.keeping import UploadObjects
+from gateway.uploads.repository import UploadRows
+from gateway.uploads.service import Uploads
+from gateway.usage.budgets import Budgets
+from gateway.usage.estimator import Estimator
+from gateway.usage.forecasts import Forecasts
+from gateway.usage.history import History
+from gateway.usage.repository import UsageRows
+from gateway.usage.service import UsageService
+from gateway.webhooks.sender import Sender
+from gateway.webhooks.service import Webhooks
+from gateway.worker import Chore, Worker, new_name
+
+DELETIONS_SECONDS = 2.0
+UPLOADS_SECONDS = 600.0
+SWEEP_SECONDS = 6 * 3600.0
+FIRST_SWEEP_SECONDS = 600.0
+"""A gateway that starts again and again does not list the buckets each time."""
+
+
+@dataclass(frozen=True)
+class Services:
+    db: Database
+    buckets: Buckets
+    gpu: GpuClient
+    outside: Outside
+    supabase_auth: SupabaseAuth | None
+    authenticator: Authenticator
+    callbacks: Callbacks
+    on_callback: Callable[[ClaimedJob | None], Awaitable[None]]
+    uploads: Uploads
+    usage: UsageService
+    budgets: Budgets
+    forecasts: Forecasts
+    renderer: Renderer
+    webhooks: Webhooks
+    webhook_sender: Sender
+    templates: Templates
+    images: Images
+    jobs: JobService
+    openai_images: OpenAIImages
+    models: Models
+
+
+def plans() -> dict[str, Plan]:
+    """Who leads a job, by the name in its row."""
+    return {"image": ImagePlan(), **dict.fromkeys(LANGUAGE_TASKS, LanguagePlan())}
+
+
+def keepers(db: Database) -> list[Keeper]:
+    """Every slice whose rows name objects."""
+    return [ImageRows(db), UploadObjects(db)]
+
+
+def chores(db: Database, buckets: Buckets, uploads: Uploads) -> list[Chore]:
+    """What a worker does now and then."""
+    deletions, sweep = Deletions(db, buckets, keepers(db)), Sweep(db, buckets, keepers(db))
+    return [
+        Chore("uploads", uploads.sweep, every_seconds=UPLOADS_SECONDS),
+        Chore("deletions", deletions.carry_out, every_seconds=DELETIONS_SECONDS),
+        Chore("sweep", sweep.run, every_seconds=SWEEP_SECONDS, first_after_seconds=FIRST_SWEEP_SECONDS),
+    ]
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Services]:
+    """Every service, connected and at work; closed in the opposite order."""
+    async with AsyncExitStack() as stack:
+        name, led_by = new_name(), plans()
+        db = await stack.enter_async_context(Database(settings))
+        buckets = await stack.enter_async_context(open_buckets(settings))
+        supabase_auth = SupabaseAuth(settings) if settings.supabase_url else None
+        if supabase_auth:
+            await stack.enter_async_context(supabase_auth)
+        gpu = await stack.enter_async_context(GpuClient(settings))
+        hub = await stack.enter_async_context(EventHub(db))
+        outside = Outside(allow_private=settings.allow_private_urls)
+        uploads = Uploads(UploadRows(db), buckets, Pictures(), outside)
+        rows = Jobs(db, led_by)
+        steps = Steps(rows, gpu, buckets, settings, name, led_by)
+        worker = Worker(name, rows, steps, hub, settings, chores(db, buckets, uploads))
+        await stack.enter_async_context(worker)
+        estimator = Estimator(History(db), gpu)
+        budgets = Budgets(UsageRows(db))
+        images = Images(ImageRows(db), buckets)
+        renderer = Renderer(settings.public_url, buckets, led_by, estimator)
+        sender = Sender(db, outside, Subjects(rows, renderer).describe)
+        if settings.worker:
+            await stack.enter_async_context(sender)
+        jobs = JobService(
+            *(rows, gpu, hub, estimator, budgets, settings),
+            References(rows, uploads),
+            on_created=worker.expect,
+            on_canceled=worker.sweep,
+        )
+        yield Services(
+            db=db,
+            buckets=buckets,
+            gpu=gpu,
+            outside=outside,
+            supabase_auth=supabase_auth,
+            authenticator=Authenticator(db, settings, supabase_auth),
+            callbacks=Callbacks(rows, settings, name),
+            on_callback=_on_callback(hub, worker),
+            uploads=uploads,
+            usage=UsageService(UsageRows(db)),
+            budgets=budgets,
+            forecasts=Forecasts(estimator, settings),
+            renderer=renderer,
+            webhooks=Webhooks(db, outside),
+            webhook_sender=sender,
+            templates=Templates(db),
+            images=images,
+            jobs=jobs,
+            openai_images=OpenAIImages(jobs, images, uploads, renderer),
+            models=Models(db, gpu, settings.default_model),
+        )
+
+
+def _on_callback(hub: EventHub, worker: Worker) -> Callable[[ClaimedJob | None], Awaitable[None]]:
+    """What happens after the GPU service's webhook has been answered."""
+
+    async def on_callback(job: ClaimedJob | None) -> None:
+        hub.hint()
+        if job is not None:
+            worker.settle(job)
+
+    return on_callback
