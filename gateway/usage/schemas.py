@@ -162,6 +162,7 @@ class WebhookStats(BaseModel):
     received: int
     missed: int = Field(description="Calls whose end was found by asking, not told by an event.")
     outbox_waiting: int
+    deliveries: dict[str, int] = Field(description="To users' endpoints, of today, by how they went.")
 
 
 class PollingStats(BaseModel):

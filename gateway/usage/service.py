@@ -14,6 +14,7 @@ from gateway.usage.repository import UsageRows
 DAYS = 30
 """Of a report that names no start."""
 STATUSES = ("queued", "processing", "completed", "failed", "canceled")
+DELIVERIES = ("pending", "delivered", "failed")
 
 
 class UsageService:
@@ -57,7 +58,7 @@ class UsageService:
             calls=_call_stats(calls),
             storage=schemas.StorageStats(**found["storage"]),
             users=schemas.UserStats(**found["users"]),
-            webhooks=schemas.WebhookStats(**found["webhooks"]),
+            webhooks=_webhook_stats(found["webhooks"]),
             polling=schemas.PollingStats(requests_per_minute=self.polling.per_minute),
         )
 
@@ -123,6 +124,11 @@ def _idle(row: DictRow) -> schemas.Idle | None:
         return None
     idle = billed - row["charged_usd_micros"]
     return schemas.Idle(billed_usd_micros=billed, idle_usd_micros=idle, idle_share=round(idle / billed, 4))
+
+
+def _webhook_stats(webhooks: DictRow) -> schemas.WebhookStats:
+    deliveries = {status: webhooks["deliveries"].get(status, 0) for status in DELIVERIES}
+    return schemas.WebhookStats(**{**webhooks, "deliveries": deliveries})
 
 
 def _call_stats(calls: DictRow) -> schemas.CallStats:

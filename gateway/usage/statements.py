@@ -189,5 +189,8 @@ select
      and not exists (
        select from private.webhook_inbox i where i.job_id = c.job_id
          and (i.payload ->> 'call_id') = c.call_id))::int as missed,
-  (select count(*) from private.outbox where delivered_at is null)::int as outbox_waiting
+  (select count(*) from private.outbox where delivered_at is null)::int as outbox_waiting,
+  (select coalesce(jsonb_object_agg(status, n), '{}') from (
+     select status, count(*) as n from public.webhook_deliveries
+     where created_at >= date_trunc('day', now(), 'UTC') group by status) counted) as deliveries
 """

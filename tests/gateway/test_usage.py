@@ -250,6 +250,7 @@ async def test_the_state_of_the_whole_is_an_administrators_to_see(measured: Stac
         stats["users"]["busiest"]
     ) or len(stats["users"]["busiest"]) == 10
     assert stats["webhooks"]["received"] + stats["webhooks"]["missed"] >= truth["completed"]
+    assert stats["webhooks"]["deliveries"] == {"pending": 0, "delivered": 0, "failed": 0}
     assert stats["polling"]["requests_per_minute"] > 0
 
 
