@@ -16,6 +16,7 @@ from gateway.images import routes as images_routes
 from gateway.jobs import routes as jobs_routes
 from gateway.openai import routes as openai_routes
 from gateway.prompts import language, styles, templates
+from gateway.replay import routes as replay_routes
 from gateway.storage import routes as storage_routes
 from gateway.uploads import routes as uploads_routes
 from gateway.usage import routes as usage_routes
@@ -47,6 +48,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(uploads_routes.router)
     app.include_router(images_routes.router)
     app.include_router(images_routes.open_router)
+    app.include_router(replay_routes.router)
     app.include_router(storage_routes.router)
     app.include_router(sessions.router)
     app.include_router(sessions.authenticated_router)

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import json
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from gateway.db import Database
 from gateway.embedded import add_key, find_keys, revoke_key
 from gateway.migrate import migrate as apply_migrations
 from gateway.migrate import set_passwords
+from gateway.replay import offline
 from gateway.services import keepers
 from gateway.storage.buckets import open_buckets
 from gateway.storage.deletions import Deletions
@@ -60,6 +62,23 @@ def generate(
     client.generate(
         url or f"http://127.0.0.1:{port}", key, {k: v for k, v in body.items() if v is not None}, out
     )
+
+
+@app.command()
+def recipe(
+    file: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.", exists=True, dir_okay=False)],
+    data: Data = Path(".data"),
+) -> None:
+    """Print what drew a picture, as its file says; exit with 1 unless that is signed and the picture's own.
+
+    Verified with RECIPE_SECRET of the environment or .env, else with that of the data folder.
+    """
+    found = offline.look_at(file, Settings().recipe_secrets or up.recipe_secrets(data))
+    if found.recipe is not None:
+        print(json.dumps(found.recipe, indent=2, ensure_ascii=False))
+    print(found.verdict, file=sys.stderr)
+    if not found.valid:
+        raise typer.Exit(1)
 
 
 @keys.command("create")

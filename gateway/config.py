@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr = SecretStr("")
     webhook_secret_previous: SecretStr = SecretStr("")
     url_signing_key: SecretStr = SecretStr("")
+    recipe_secret: SecretStr = SecretStr("")
+    recipe_secret_previous: SecretStr = SecretStr("")
 
     default_model: str = "tiny-qwen"
     default_edit_model: str = "tiny-qwen-edit"
@@ -97,6 +99,12 @@ class Settings(BaseSettings):
     def supabase_key(self) -> SecretStr:
         """The project's secret key; the legacy service role key where there is none."""
         return self.supabase_secret_key if _text(self.supabase_secret_key) else self.supabase_service_role_key
+
+    @property
+    def recipe_secrets(self) -> list[str]:
+        """With which recipes may be sealed, the present one first."""
+        named = self.recipe_secret, self.recipe_secret_previous
+        return [secret.get_secret_value() for secret in named if secret.get_secret_value()]
 
     @property
     def auth_url(self) -> str:

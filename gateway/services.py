@@ -31,6 +31,9 @@ from gateway.openai.service import OpenAIImages
 from gateway.outside import Outside
 from gateway.pictures import Pictures
 from gateway.prompts.templates import Templates
+from gateway.replay.plan import REPLAY, ReplayPlan
+from gateway.replay.repository import ReplayRows
+from gateway.replay.service import Replays
 from gateway.storage import Buckets
 from gateway.storage.buckets import open_buckets
 from gateway.storage.deletions import Deletions, Keeper
@@ -75,13 +78,14 @@ class Services:
     templates: Templates
     images: Images
     jobs: JobService
+    replays: Replays
     openai_images: OpenAIImages
     models: Models
 
 
 def plans() -> dict[str, Plan]:
     """Who leads a job, by the name in its row."""
-    return {"image": ImagePlan(), **dict.fromkeys(LANGUAGE_TASKS, LanguagePlan())}
+    return {"image": ImagePlan(), REPLAY: ReplayPlan(), **dict.fromkeys(LANGUAGE_TASKS, LanguagePlan())}
 
 
 def keepers(db: Database) -> list[Keeper]:
@@ -112,7 +116,8 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         gpu = await stack.enter_async_context(GpuClient(settings))
         hub = await stack.enter_async_context(EventHub(db))
         outside = Outside(allow_private=settings.allow_private_urls)
-        uploads = Uploads(UploadRows(db), buckets, Pictures(), outside)
+        pictures = Pictures()
+        uploads = Uploads(UploadRows(db), buckets, pictures, outside)
         rows = Jobs(db, led_by)
         steps = Steps(rows, gpu, buckets, settings, name, led_by)
         worker = Worker(name, rows, steps, hub, settings, chores(db, buckets, uploads))
@@ -149,6 +154,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             templates=Templates(db),
             images=images,
             jobs=jobs,
+            replays=Replays(ReplayRows(db), images, pictures, jobs, settings),
             openai_images=OpenAIImages(jobs, images, uploads, renderer),
             models=Models(db, gpu, settings.default_model),
         )

@@ -223,6 +223,14 @@ def shared_secrets(data: Path) -> dict[str, str]:
     return dict(kept)
 
 
+def recipe_secrets(data: Path) -> list[str]:
+    """With which the pictures of `tenkaigen up` are sealed; empty where it never ran."""
+    try:
+        return [json.loads((data / "secrets.json").read_text())["RECIPE_SECRET"]]
+    except (OSError, ValueError, KeyError):
+        return []
+
+
 def _write_private(path: Path, text: str) -> None:
     part = path.with_suffix(".part")
     part.unlink(missing_ok=True)

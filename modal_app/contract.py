@@ -264,6 +264,8 @@ class PictureInfo(Message):
     width: int
     height: int
     seed: int
+    pixels_sha256: Sha256 | None = None
+    """Of the RGB bytes, row by row, before they were encoded; None from a service that does not tell."""
 
 
 class ImageResult(Message):

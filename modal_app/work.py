@@ -17,7 +17,7 @@ from modal_app.contract import (
     seal,
 )
 from modal_app.engine import Drawing, Engine, Files, LanguageEngine, OnStep, language, pictures
-from modal_app.engine.recipe import parameters, recipe
+from modal_app.engine.recipe import parameters, pixels_sha256, recipe
 
 
 def carry_out(
@@ -65,6 +65,7 @@ def manifest(request: ImageRequest, drawing: Drawing, files: list[bytes]) -> Ima
                 width=picture.image.width,
                 height=picture.image.height,
                 seed=picture.seed,
+                pixels_sha256=pixels_sha256(picture.image),
             )
             for n, (picture, content) in enumerate(zip(drawing.pictures, files, strict=True))
         ],

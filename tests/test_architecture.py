@@ -14,6 +14,8 @@ SLICES = [
     "comics",
     "characters",
     "openai",
+    "replay",
+    "batches",
     "images",
     "prompts",
     "loras",

@@ -98,6 +98,7 @@ class Renderer:
             prompt=_prompt(row),
             params=_params(row),
             result=row["state"].get("result"),
+            replay=_replay(row),
             images=[self._image(asset, signed) for asset in row["images"]],
             error=_error(row),
             cost=_cost(row),
@@ -181,12 +182,23 @@ def _prompt(row: Mapping[str, Any]) -> schemas.JobPrompt:
 
 
 def _params(row: Mapping[str, Any]) -> dict[str, Any]:
-    if row["task"] != "image":
+    if row["task"] not in ("image", "upscale"):
         return dict(row["inputs"].get("request", {}))
     named = ("width", "height", "num_images", "seed", "loras")
     shown = ("image_id", "upload_id", "url", "role")
     uses = [{name: use[name] for name in shown if name in use} for use in row["references"]]
     return {**row["params"], **{name: row[name] for name in named}, "references": uses}
+
+
+def _replay(row: Mapping[str, Any]) -> schemas.Replayed | None:
+    expected = row["inputs"].get("replay")
+    if expected is None:
+        return None
+    nothing: dict[str, Any] = {"equal": None, "pixels_sha256": None, "fingerprint_differences": []}
+    found = row["state"].get("replay", nothing)
+    return schemas.Replayed(
+        checked=expected["checked"], expected_pixels_sha256=expected["pixels_sha256"], **found
+    )
 
 
 def _error(row: Mapping[str, Any]) -> schemas.JobError | None:

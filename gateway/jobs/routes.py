@@ -1,7 +1,5 @@
 """``/v1/jobs``, its event streams, the GPU service's webhook, and the compatibility paths."""
 
-import json
-import re
 from collections.abc import AsyncIterator
 from typing import Annotated, cast
 from uuid import UUID
@@ -15,15 +13,13 @@ from starlette.background import BackgroundTask
 from gateway.auth import AuthenticatedRoute, Generator, Principal, Reader
 from gateway.errors import Malformed, PayloadTooLarge
 from gateway.jobs import schemas
+from gateway.jobs.answers import Prefer, answer_again, answer_created, answer_job, kept
 from gateway.jobs.callbacks import Callbacks
-from gateway.jobs.lifecycle import TERMINAL
-from gateway.jobs.plans import POLL_AFTER_MS
 from gateway.jobs.rendering import Renderer, etag, jobs_etag
-from gateway.jobs.service import Created, JobService, Replay
-from gateway.jobs.submission import Submission, Submitted
+from gateway.jobs.service import JobService, Replay
+from gateway.jobs.submission import Submitted
 from modal_app.contract import EVENT_LIMIT_BYTES
 
-WAIT_LIMIT_SECONDS = 60
 HEARTBEAT_SECONDS = 15
 
 router = APIRouter(route_class=AuthenticatedRoute, tags=["jobs"])
@@ -40,9 +36,6 @@ def _renderer(request: Request) -> Renderer:
 
 Service = Annotated[JobService, Depends(_service)]
 Render = Annotated[Renderer, Depends(_renderer)]
-Prefer = Annotated[
-    str | None, Header(description="`wait=N` holds the answer until the job ends, 60 s at most.")
-]
 LastEventId = Annotated[str | None, Header(alias="Last-Event-ID")]
 
 
@@ -57,7 +50,7 @@ async def create_job(
 ) -> Response:
     """Draw something. Answers before any GPU work; `Prefer: wait=N` holds the answer for the pictures."""
     created = await service.create(caller, body, submission)
-    return await _created(caller, service, render, created, submission, prefer)
+    return await answer_created(caller, service, render, created, submission, prefer)
 
 
 @router.post("/v1/jobs/estimate", response_model=schemas.JobEstimate)
@@ -108,7 +101,7 @@ async def get_job(
     """One job. Supports `ETag` and `If-None-Match`."""
     request.app.state.usage.polling.note()
     row = await service.get(caller, job_id)
-    return _cached(request, row) or _answer(await render.job(row), row)
+    return _cached(request, row) or answer_job(await render.job(row), row)
 
 
 @router.get("/v1/jobs/{job_id}/calls", response_model=schemas.CallList)
@@ -135,7 +128,7 @@ async def retry_job(
 ) -> Response:
     """A new job with the recipe of one that failed or was canceled."""
     created = await service.retry(caller, job_id, submission)
-    return await _created(caller, service, render, created, submission, prefer)
+    return await answer_created(caller, service, render, created, submission, prefer)
 
 
 @router.get("/v1/jobs/{job_id}/events", response_class=EventSourceResponse)
@@ -162,9 +155,9 @@ async def compat_generate(
     """Alias of `POST /v1/jobs` with a short answer."""
     created = await service.create(caller, body, submission)
     if isinstance(created, Replay):
-        return _replayed(created)
+        return answer_again(created)
     answer = JSONResponse({"jobId": str(created.row["id"]), "status": created.row["status"]}, 202)
-    return await _kept(caller, service, submission, created, answer)
+    return await kept(caller, service, submission, created, answer)
 
 
 @router.get("/api/generate/status/{job_id}", response_model=schemas.CompatJobStatus)
@@ -181,7 +174,7 @@ async def compat_status(
         error_message=row["error_message"],
         processing_time_ms=row["processing_time_ms"],
     )
-    return _cached(request, row) or _answer(short, row)
+    return _cached(request, row) or answer_job(short, row)
 
 
 @callback_router.post("/v1/callbacks/gpu", status_code=204, include_in_schema=False)
@@ -203,68 +196,10 @@ async def _small_body(request: Request) -> bytes:
     return bytes(body)
 
 
-async def _created(
-    caller: Principal,
-    service: JobService,
-    render: Renderer,
-    created: Created | Replay,
-    submission: Submission,
-    prefer: str | None,
-) -> Response:
-    if isinstance(created, Replay):
-        return _replayed(created)
-    answer = await _after_waiting(caller, service, render, created.row, prefer)
-    return await _kept(caller, service, submission, created, answer)
-
-
-async def _after_waiting(
-    caller: Principal, service: JobService, render: Renderer, row: DictRow, prefer: str | None
-) -> JSONResponse:
-    """202, or the job as it ended within the seconds that the caller prefers to wait."""
-    seconds = _wait_seconds(prefer)
-    if seconds:
-        row = await service.wait(caller, row["id"], seconds)
-    ended = row["status"] in TERMINAL
-    answer = _answer(await render.job(row), row, status=200 if ended else 202)
-    answer.headers["Location"] = f"/v1/jobs/{row['id']}"
-    if seconds:
-        answer.headers["Preference-Applied"] = f"wait={seconds}"
-    return answer
-
-
-async def _kept(
-    caller: Principal, service: JobService, submission: Submission, created: Created, answer: JSONResponse
-) -> JSONResponse:
-    """The answer, remembered for repeats with the same key."""
-    if created.replayed:
-        answer.headers["Idempotent-Replayed"] = "true"
-    if submission.key is not None:
-        await service.keep_answer(caller, submission.key, answer.status_code, json.loads(bytes(answer.body)))
-    return answer
-
-
-def _replayed(first: Replay) -> JSONResponse:
-    return JSONResponse(first.body, first.status, headers={"Idempotent-Replayed": "true"})
-
-
-def _answer(body: schemas.Job | schemas.CompatJobStatus, row: DictRow, status: int = 200) -> JSONResponse:
-    headers = {"ETag": etag(row), "Cache-Control": "private, no-cache"}
-    if row["status"] not in TERMINAL:
-        after_ms = body.poll_after_ms if isinstance(body, schemas.Job) else POLL_AFTER_MS
-        headers["Retry-After"] = str(after_ms // 1000)
-    return JSONResponse(body.model_dump(mode="json"), status, headers)
-
-
 def _cached(request: Request, row: DictRow) -> Response | None:
     if request.headers.get("if-none-match") != etag(row):
         return None
     return Response(status_code=304, headers={"ETag": etag(row), "Cache-Control": "private, no-cache"})
-
-
-def _wait_seconds(prefer: str | None) -> int:
-    """N of `wait=N`, 60 at most; 0 when there is none: an odd preference may be ignored."""
-    found = re.search(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])", prefer or "")
-    return min(int(found.group(1)), WAIT_LIMIT_SECONDS) if found else 0
 
 
 def _metadata(request: Request) -> dict[str, str]:

@@ -203,6 +203,26 @@ class JobTiming(BaseModel):
     total_ms: int | None
 
 
+class FingerprintDifference(BaseModel):
+    """Something that pixels depend on and that is not what it was."""
+
+    field: str
+    then: Any
+    now: Any
+
+
+class Replayed(BaseModel):
+    """How a picture that was drawn again compares with the first time; nulls until the job has ended."""
+
+    checked: Literal["pixels", "file", "recipe", "rows"]
+    """What vouches for the picture that was brought: its own pixels; its bytes, which are those of a
+    file of the caller's; its signed recipe alone, as a lossy file shows no pixel as it was drawn; or rows."""
+    equal: bool | None
+    pixels_sha256: str | None
+    expected_pixels_sha256: str | None
+    fingerprint_differences: list[FingerprintDifference]
+
+
 class Job(BaseModel):
     """A job and all that has come of it."""
 
@@ -224,6 +244,7 @@ class Job(BaseModel):
     prompt: JobPrompt
     params: dict[str, Any]
     result: dict[str, Any] | None = Field(description="What a language task has answered.")
+    replay: Replayed | None = Field(description="Of a picture that is drawn again.")
     images: list[Image]
     error: JobError | None
     cost: JobCost

@@ -342,6 +342,13 @@ class JobService:
             "visibility": body.visibility or self._settings.default_visibility,
         }
 
+    async def priced(self, columns: dict[str, Any]) -> dict[str, Any]:
+        """With what the job is expected to cost; BadRequest when its model is not served."""
+        model = catalog.find(columns["model"])
+        if model is not None:
+            await self._served(model)
+        return columns | await self._costs(columns)
+
     async def _costs(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """What the job is expected to cost and what it reserves, as columns."""
         model = catalog.find(values["model"])

@@ -53,22 +53,46 @@ class Cleaned:
         return TYPES[self.content_type]
 
 
+@dataclass(frozen=True)
+class Noted:
+    """What a file says of itself, and what it is."""
+
+    note: str | None
+    """Of the field that was asked for."""
+    lossless: bool
+    pixels_sha256: str
+    """Of the RGB bytes, row by row; of RGBA where anything shows through."""
+    width: int
+    height: int
+    format: str
+    """PNG, JPEG or WEBP."""
+
+
 class Pictures:
-    """Cleans ``AT_ONCE`` pictures at a time; the others wait."""
+    """Looks at ``AT_ONCE`` pictures at a time; the others wait."""
 
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(AT_ONCE)
 
     async def clean(self, content: bytes) -> Cleaned:
         """The first frame upright in sRGB, as PNG or JPEG; PictureRefused when there is none to be had."""
+        facts, drawn = await self._looked_at(content)
+        sha256 = await asyncio.to_thread(lambda: hashlib.sha256(drawn).hexdigest())
+        return Cleaned(drawn, facts["content_type"], facts["width"], facts["height"], sha256)
+
+    async def read(self, content: bytes, field: str) -> Noted:
+        """What a text field of the file holds, and its pixels; PictureRefused as above."""
+        facts, _ = await self._looked_at(content, field)
+        return Noted(**facts)
+
+    async def _looked_at(self, content: bytes, *arguments: str) -> tuple[dict[str, Any], bytes]:
         refuse_by_size(len(content))
         refuse_by_magic(content[:32])
         async with self._free:
-            facts, drawn = _split(await _sanitized(content))
+            facts, drawn = _split(await _answer_of(content, *arguments))
         if "error" in facts:
             raise PictureRefused(facts["error"], facts["detail"])
-        sha256 = await asyncio.to_thread(lambda: hashlib.sha256(drawn).hexdigest())
-        return Cleaned(drawn, facts["content_type"], facts["width"], facts["height"], sha256)
+        return facts, drawn
 
 
 def refuse_by_type(content_type: str) -> None:
@@ -93,10 +117,10 @@ def refuse_by_magic(head: bytes) -> None:
     raise PictureRefused("not_a_picture", "The file is not a picture.")
 
 
-async def _sanitized(content: bytes) -> bytes:
+async def _answer_of(content: bytes, *arguments: str) -> bytes:
     """What the program answers; nothing of ours is in its environment."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", _PROGRAM),
+        *(sys.executable, "-I", _PROGRAM, *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

@@ -18,7 +18,7 @@ def recipe(request: ImageRequest, drawing: Drawing, n: int) -> dict[str, Any]:
     """
     picture = drawing.pictures[n]
     named = ("model", "prompt", "negative_prompt", "width", "height", "num_inference_steps")
-    scales = ("true_cfg_scale", "guidance_scale", "strength")
+    scales = ("true_cfg_scale", "guidance_scale", "strength", "sampler", "clip_skip")
     return {
         "schema": SCHEMA,
         "task": "upscale" if isinstance(request, UpscaleRequest) else "image",

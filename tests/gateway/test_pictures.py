@@ -103,7 +103,7 @@ def opened(cleaned: Cleaned) -> Image.Image:
 async def test_what_is_no_such_picture_is_refused_without_a_process(
     content: bytes, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures, "_sanitized", None)
+    monkeypatch.setattr(pictures, "_answer_of", None)
     assert await refusal(content) == code
 
 
