@@ -14,6 +14,7 @@ from gateway.config import Settings
 from gateway.http import Intake
 from gateway.images import routes as images_routes
 from gateway.jobs import routes as jobs_routes
+from gateway.loras import routes as loras_routes
 from gateway.openai import routes as openai_routes
 from gateway.prompts import language, styles, templates
 from gateway.replay import routes as replay_routes
@@ -46,6 +47,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(templates.router)
     app.include_router(openai_routes.router)
     app.include_router(uploads_routes.router)
+    app.include_router(loras_routes.router)
     app.include_router(images_routes.router)
     app.include_router(images_routes.open_router)
     app.include_router(replay_routes.router)

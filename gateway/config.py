@@ -8,6 +8,15 @@ from uuid import UUID
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from gateway.storage import LIMIT_BYTES, LORAS
+
+LORA_HOSTS = (
+    *("huggingface.co", "*.huggingface.co", "*.hf.co"),
+    *("civitai.com", "b2.civitai.com"),
+    "civitai-delivery-worker-prod.5ac0637cfd0766c97916cef3764fbdd2.r2.cloudflarestorage.com",
+)
+"""The two sites, and the hosts of their files that they lead to."""
+
 
 class ConfigurationError(Exception):
     """A setting is missing or contradicts another; the message names it and says what to do."""
@@ -47,6 +56,14 @@ class Settings(BaseSettings):
     default_edit_model: str = "tiny-qwen-edit"
     default_visibility: str = "public"
     allow_private_urls: bool = False
+
+    lora_hosts: str = ",".join(LORA_HOSTS)
+    lora_max_bytes: int = LIMIT_BYTES[LORAS]
+    hf_endpoint: str = "https://huggingface.co"
+    hf_token: SecretStr = SecretStr("")
+    civitai_endpoint: str = "https://civitai.com"
+    civitai_token: SecretStr = SecretStr("")
+    franchises_file: str = ""
 
     jobs_in_flight: int = 64
     jobs_in_flight_per_user: int = 32

@@ -7,12 +7,15 @@ number once more on connecting.
 """
 
 import asyncio
+import hashlib
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from pathlib import Path
 
 import httpx
 from httpx_secure import SSRFProtectionError, httpx_ssrf_protection
@@ -29,6 +32,9 @@ GLOBAL_UNICAST = IPv6Network("2000::/3")
 SIX_TO_FOUR = IPv6Network("2002::/16")
 TRANSLATED = IPv6Network("64:ff9b::/96")
 """How a network without IPv4 writes IPv4 addresses (NAT64, RFC 6052)."""
+
+Gate = Callable[[httpx.URL], Mapping[str, str]]
+"""Asked before every request, those of redirects too: the headers to send there, or OutsideError."""
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 """Name and port to addresses; OSError when there are none."""
@@ -49,6 +55,12 @@ class Fetched:
     """As the server calls it, in lower case and without parameters: not to be believed."""
 
 
+@dataclass(frozen=True)
+class Downloaded:
+    sha256: str
+    bytes: int
+
+
 class Outside:
     """``allow_private`` lifts the rules on addresses and ports, for development."""
 
@@ -57,17 +69,29 @@ class Outside:
         self._resolve = resolve or _SystemResolver()
         self._tls = httpx.create_ssl_context(trust_env=False)
 
-    async def fetch(self, url: str, limit_bytes: int, seconds: float = SECONDS) -> Fetched:
+    async def fetch(
+        self, url: str, limit_bytes: int, seconds: float = SECONDS, gate: Gate | None = None
+    ) -> Fetched:
         """What stands at ``url``; OutsideError when it is not fit, or more than allowed."""
-        try:
-            async with asyncio.timeout(seconds), self.client() as http:
-                return await self._follow(http, url, limit_bytes)
-        except (TimeoutError, httpx.TimeoutException):
-            raise OutsideError("url_timeout", f"The address took longer than {seconds:g} s.") from None
-        except SSRFProtectionError:
-            raise _not_public() from None
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError):
-            raise OutsideError("url_unreachable", "The address does not answer as it should.") from None
+        content = bytearray()
+        async with self._answer(url, seconds, gate) as answer:
+            async for part in _body(answer, limit_bytes):
+                content += part
+            content_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return Fetched(bytes(content), content_type)
+
+    async def download(
+        self, url: str, path: Path, limit_bytes: int, seconds: float, gate: Gate | None = None
+    ) -> Downloaded:
+        """The same into a new file, for what may be too large for memory."""
+        digest, size = hashlib.sha256(), 0
+        async with self._answer(url, seconds, gate) as answer:
+            with path.open("xb") as file:
+                async for part in _body(answer, limit_bytes):
+                    size += len(part)
+                    digest.update(part)
+                    await asyncio.to_thread(file.write, part)
+        return Downloaded(digest.hexdigest(), size)
 
     async def check(self, url: str) -> None:
         """OutsideError unless ``client()`` would send a request to ``url`` now."""
@@ -95,12 +119,25 @@ class Outside:
             client, custom_validator=lambda _host, address, _port: is_public(address)
         )
 
-    async def _follow(self, http: httpx.AsyncClient, url: str, limit_bytes: int) -> Fetched:
+    @asynccontextmanager
+    async def _answer(self, url: str, seconds: float, gate: Gate | None) -> AsyncIterator[httpx.Response]:
+        """The answer that ``url`` leads to, its body not yet read; all within ``seconds``."""
+        with _errors(seconds):
+            async with (
+                asyncio.timeout(seconds),
+                self.client() as http,
+                self._followed(http, url, gate or (lambda _: {})) as answer,
+            ):
+                yield answer
+
+    @asynccontextmanager
+    async def _followed(self, http: httpx.AsyncClient, url: str, gate: Gate) -> AsyncIterator[httpx.Response]:
         here = self._parsed(url)
         for _ in range(REDIRECTS + 1):
-            async with http.stream("GET", here) as answer:
+            async with http.stream("GET", here, headers=gate(here)) as answer:
                 if answer.status_code not in REDIRECT_STATUSES:
-                    return await _read(answer, limit_bytes)
+                    yield answer
+                    return
                 there = self._parsed(str(here.join(answer.headers.get("location", ""))))
             if (here.scheme, there.scheme) == ("https", "http"):
                 raise OutsideError("url_refused", "The address leads from https to http.")
@@ -151,7 +188,7 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
     return address.is_global and not address.is_multicast
 
 
-async def _read(answer: httpx.Response, limit_bytes: int) -> Fetched:
+async def _body(answer: httpx.Response, limit_bytes: int) -> AsyncIterator[bytes]:
     """The body as it is sent: never unpacked, and never more of it than allowed."""
     if answer.status_code != 200:
         raise OutsideError("url_unreachable", f"The address answers with status {answer.status_code}.")
@@ -161,13 +198,25 @@ async def _read(answer: httpx.Response, limit_bytes: int) -> Fetched:
     declared = answer.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit_bytes:
         raise too_large
-    content = bytearray()
+    size = 0
     async for part in answer.aiter_raw():
-        content += part
-        if len(content) > limit_bytes:
+        size += len(part)
+        if size > limit_bytes:
             raise too_large
-    content_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return Fetched(bytes(content), content_type)
+        yield part
+
+
+@contextmanager
+def _errors(seconds: float) -> Iterator[None]:
+    """What can go wrong on the way, in the words of a user."""
+    try:
+        yield
+    except (TimeoutError, httpx.TimeoutException):
+        raise OutsideError("url_timeout", f"The address took longer than {seconds:g} s.") from None
+    except SSRFProtectionError:
+        raise _not_public() from None
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+        raise OutsideError("url_unreachable", "The address does not answer as it should.") from None
 
 
 def _not_public() -> OutsideError:

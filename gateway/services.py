@@ -6,6 +6,7 @@ Routes find each as ``request.app.state.<name>``.
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from gateway.auth import Authenticator, SupabaseAuth
 from gateway.config import Settings
@@ -19,6 +20,7 @@ from gateway.jobs.image_plan import ImagePlan
 from gateway.jobs.language_plan import TASKS as LANGUAGE_TASKS
 from gateway.jobs.language_plan import LanguagePlan
 from gateway.jobs.lifecycle import ClaimedJob
+from gateway.jobs.loras import JobLoras
 from gateway.jobs.plans import Plan
 from gateway.jobs.references import References
 from gateway.jobs.rendering import Renderer
@@ -26,6 +28,11 @@ from gateway.jobs.repository import Jobs
 from gateway.jobs.service import JobService
 from gateway.jobs.steps import Steps
 from gateway.jobs.telling import Subjects
+from gateway.loras.fetching import Fetcher
+from gateway.loras.keeping import LoraObjects
+from gateway.loras.places import Places
+from gateway.loras.repository import LoraRows
+from gateway.loras.service import Loras
 from gateway.openai.models import Models
 from gateway.openai.service import OpenAIImages
 from gateway.outside import Outside
@@ -50,9 +57,12 @@ from gateway.usage.service import UsageService
 from gateway.webhooks.sender import Sender
 from gateway.webhooks.service import Webhooks
 from gateway.worker import Chore, Worker, new_name
+from styles import FRANCHISES, Franchise
+from styles.franchises import load as load_franchises
 
 DELETIONS_SECONDS = 2.0
 UPLOADS_SECONDS = 600.0
+LORAS_SECONDS = 3600.0
 SWEEP_SECONDS = 6 * 3600.0
 FIRST_SWEEP_SECONDS = 600.0
 """A gateway that starts again and again does not list the buckets each time."""
@@ -69,6 +79,7 @@ class Services:
     callbacks: Callbacks
     on_callback: Callable[[ClaimedJob | None], Awaitable[None]]
     uploads: Uploads
+    loras: Loras
     usage: UsageService
     budgets: Budgets
     forecasts: Forecasts
@@ -90,14 +101,20 @@ def plans() -> dict[str, Plan]:
 
 def keepers(db: Database) -> list[Keeper]:
     """Every slice whose rows name objects."""
-    return [ImageRows(db), UploadObjects(db)]
+    return [ImageRows(db), UploadObjects(db), LoraObjects(db)]
 
 
-def chores(db: Database, buckets: Buckets, uploads: Uploads) -> list[Chore]:
+def franchises_of(settings: Settings) -> tuple[Franchise, ...]:
+    """The house's own, or those of the operator's file."""
+    return load_franchises(Path(settings.franchises_file)) if settings.franchises_file else FRANCHISES
+
+
+def chores(db: Database, buckets: Buckets, uploads: Uploads, fetcher: Fetcher) -> list[Chore]:
     """What a worker does now and then."""
     deletions, sweep = Deletions(db, buckets, keepers(db)), Sweep(db, buckets, keepers(db))
     return [
         Chore("uploads", uploads.sweep, every_seconds=UPLOADS_SECONDS),
+        Chore("loras", fetcher.tidy, every_seconds=LORAS_SECONDS),
         Chore("deletions", deletions.carry_out, every_seconds=DELETIONS_SECONDS),
         Chore("sweep", sweep.run, every_seconds=SWEEP_SECONDS, first_after_seconds=FIRST_SWEEP_SECONDS),
     ]
@@ -118,9 +135,12 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         outside = Outside(allow_private=settings.allow_private_urls)
         pictures = Pictures()
         uploads = Uploads(UploadRows(db), buckets, pictures, outside)
+        places = Places(settings)
+        fetcher = await stack.enter_async_context(Fetcher(LoraRows(db), buckets, outside, places, settings))
+        loras = Loras(LoraRows(db), buckets, places, fetcher, settings)
         rows = Jobs(db, led_by)
         steps = Steps(rows, gpu, buckets, settings, name, led_by)
-        worker = Worker(name, rows, steps, hub, settings, chores(db, buckets, uploads))
+        worker = Worker(name, rows, steps, hub, settings, chores(db, buckets, uploads, fetcher))
         await stack.enter_async_context(worker)
         estimator = Estimator(History(db), gpu)
         budgets = Budgets(UsageRows(db))
@@ -132,6 +152,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         jobs = JobService(
             *(rows, gpu, hub, estimator, budgets, settings),
             References(rows, uploads),
+            JobLoras(loras, franchises_of(settings)),
             on_created=worker.expect,
             on_canceled=worker.sweep,
         )
@@ -145,6 +166,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             callbacks=Callbacks(rows, settings, name),
             on_callback=_on_callback(hub, worker),
             uploads=uploads,
+            loras=loras,
             usage=UsageService(UsageRows(db)),
             budgets=budgets,
             forecasts=Forecasts(estimator, settings),

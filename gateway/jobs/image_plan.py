@@ -111,6 +111,7 @@ def image_request(row: Row) -> dict[str, Any]:
             "negative_prompt": row["prompt_negative"],
             "references": [use for use in uses if use["role"] != "mask"],
             "mask": next((use for use in uses if use["role"] == "mask"), None),
+            "loras": [{**use, "url": f"{use['bucket']}/{use['key']}"} for use in row["loras"]],
         }
     )
     return request.model_dump(mode="json", exclude_none=True)

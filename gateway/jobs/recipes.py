@@ -1,9 +1,11 @@
 """What a body asks for as columns of a job, and what its model cannot do: pure functions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import styles
 from gateway.errors import BadRequest, Malformed
+from gateway.jobs.loras import LoraInUse
 from gateway.jobs.schemas import EstimateWarning, JobCreate
 from gateway.usage.estimator import Estimate
 from modal_app import catalog
@@ -34,8 +36,6 @@ def refuse_unsupported(body: JobCreate, model: Model) -> None:
         if given and name not in model.supports:
             raise _unsupported(name, f"`{model.id}` does not support `{name}`.")
     _refuse_references(body, model)
-    if body.loras:
-        raise _unsupported("loras", "There is no way to register a LoRA yet.")
 
 
 def warnings(body: JobCreate, model: Model, estimate: Estimate) -> list[EstimateWarning]:
@@ -61,28 +61,33 @@ def warnings(body: JobCreate, model: Model, estimate: Estimate) -> list[Estimate
     return found
 
 
-def columns(body: JobCreate, model: Model, references: list[dict[str, Any]]) -> dict[str, Any]:
+def columns(
+    body: JobCreate, model: Model, references: list[dict[str, Any]], loras: Sequence[LoraInUse] = ()
+) -> dict[str, Any]:
     """Everything of a new job that the body and the model decide."""
     width, height = _size(body)
     style = _style(body.style)
     params = _params(body, model)
+    words = [word for use in loras for word in use.lora.trigger_words]
+    called = body.enhance or any(use.franchise for use in loras)  # else the caller writes the words
+    prompt = with_trained_words(body.prompt, words) if called else body.prompt
     return {
         **NO_PLAN,
         "task": "image",
         "priority": body.priority,
         "prompt_input": body.prompt,
         "prompt_enhanced": None,
-        "prompt_final": final_prompt(body.prompt, style.id if style else None, references),
+        "prompt_final": final_prompt(prompt, style.id if style else None, references),
         "prompt_negative": body.negative_prompt,
         "enhance_status": "fallback" if body.enhance else "off",
-        "inputs": {"enhance": {"mode": "lora" if body.loras else "reference"}} if body.enhance else {},
+        "inputs": {"enhance": _enhancing(words) if loras else {"mode": "reference"}} if body.enhance else {},
         "style": style.id if style else None,
         "model": model.id,
         "width": width,
         "height": height,
         "num_images": body.num_images,
         "params": params,
-        "loras": [],
+        "loras": [use.entry(model) for use in loras],
         "references": references,
         "metadata": body.metadata,
         "steps": params["num_inference_steps"],
@@ -133,6 +138,10 @@ def task_columns(task: str, model: str, request: dict[str, Any]) -> dict[str, An
         **UNPRICED,
         "steps": 0,
     }
+
+
+def _enhancing(trained_words: list[str]) -> dict[str, Any]:
+    return {"mode": "lora", "trained_words": trained_words}
 
 
 def _refuse_references(body: JobCreate, model: Model) -> None:

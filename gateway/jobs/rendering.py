@@ -184,10 +184,14 @@ def _prompt(row: Mapping[str, Any]) -> schemas.JobPrompt:
 def _params(row: Mapping[str, Any]) -> dict[str, Any]:
     if row["task"] not in ("image", "upscale"):
         return dict(row["inputs"].get("request", {}))
-    named = ("width", "height", "num_images", "seed", "loras")
-    shown = ("image_id", "upload_id", "url", "role")
-    uses = [{name: use[name] for name in shown if name in use} for use in row["references"]]
-    return {**row["params"], **{name: row[name] for name in named}, "references": uses}
+    named = {name: row[name] for name in ("width", "height", "num_images", "seed")}
+    references = _shown(row["references"], "image_id", "upload_id", "url", "role")
+    loras = _shown(row["loras"], "lora", "name", "scale", "sha256", "fit", "franchise")
+    return {**row["params"], **named, "loras": loras, "references": references}
+
+
+def _shown(uses: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+    return [{name: use[name] for name in names if name in use} for use in uses]
 
 
 def _replay(row: Mapping[str, Any]) -> schemas.Replayed | None:

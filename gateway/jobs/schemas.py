@@ -56,7 +56,9 @@ MetadataValue = Annotated[str, Field(max_length=2000), AfterValidator(_storable)
 class LoraUse(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    lora: Text
+    lora: Annotated[Text, Field(min_length=1, max_length=2000)] = Field(
+        description="Id or name of a registered LoRA, `hf:<repository>/<file>`, `civitai:<versionId>` or `https://…`."
+    )
     scale: float = Field(default=1.0, ge=-4.0, le=4.0)
 
 
@@ -126,10 +128,6 @@ class JobCreate(BaseModel):
     def pictures(self) -> list[PictureUse]:
         """Every picture that the body names, the mask last."""
         return [*self.references, *([self.mask] if self.mask else [])]
-
-    @property
-    def brings_urls(self) -> bool:
-        return any(use.url is not None for use in self.pictures)
 
 
 class EstimateWarning(BaseModel):

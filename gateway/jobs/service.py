@@ -18,6 +18,7 @@ from gateway.gpu import GpuClient
 from gateway.jobs import recipes
 from gateway.jobs.language_plan import ANSWERS, LanguageAnswer, LanguageTask, fallback
 from gateway.jobs.lifecycle import TERMINAL
+from gateway.jobs.loras import JobLoras, LoraInUse, model_of_group, refuse_unfit
 from gateway.jobs.plans import Statement
 from gateway.jobs.references import References
 from gateway.jobs.repository import Jobs
@@ -63,6 +64,7 @@ class JobService:
         budgets: Budgets,
         settings: Settings,
         references: References,
+        loras: JobLoras,
         *,
         on_created: Callable[[], None],
         on_canceled: Callable[[], None],
@@ -74,6 +76,7 @@ class JobService:
         self._budgets = budgets
         self._settings = settings
         self._references = references
+        self._loras = loras
         self._on_created = on_created
         self._on_canceled = on_canceled
 
@@ -152,9 +155,10 @@ class JobService:
     async def estimate(self, caller: Principal, body: JobCreate) -> JobEstimate:
         """What the job would take and cost; nothing is made, and its model need not be served."""
         refuse_minors(body.prompt)
-        model = self._model(body)
+        loras = await self._loras.known(caller, body)
+        model = self._model(body, loras)
         recipes.refuse_unsupported(body, model)
-        values = recipes.columns(body, model, [{"role": use.role} for use in body.references])
+        values = recipes.columns(body, model, [{"role": use.role} for use in body.references], loras)
         estimate = await self._estimator.estimate(work_of(values, model))
         shortage = await self._budgets.shortage(caller.user_id, estimate, body.num_images)
         short = [EstimateWarning(code=code, message=message) for code, message in shortage]
@@ -327,17 +331,19 @@ class JobService:
     async def recipe(self, caller: Principal, body: JobCreate) -> dict[str, Any]:
         """The columns that say what to draw; BadRequest when the model cannot, or nobody may."""
         refuse_minors(body.prompt)
-        model = await self._served(self._model(body))
-        recipes.refuse_unsupported(body, model)
-        values = recipes.columns(body, model, [])
+        if not (body.loras and body.model == "auto"):
+            recipes.columns(body, await self._able(body), [])  # refuses before anything is fetched
+        loras = await self._loras.find(caller, body)
+        model = await self._able(body, loras)
+        loras = loras or await self._loras.of_franchise(caller, body.prompt, model)
+        recipes.columns(body, model, [], loras)
+        references = await self._references.find(caller, body)  # last, as it may go out to fetch
+        values = recipes.columns(body, model, references, loras)
         if body.enhance:
             values["inputs"]["enhance"]["model"] = await self.speaker(model.id)
-        references = await self._references.find(caller, body)  # last, as it may go out to fetch
         return {
             **values,
-            "references": references,
-            "prompt_final": recipes.final_prompt(body.prompt, values["style"], references),
-            **await self._costs({**values, "references": references}),
+            **await self._costs(values),
             "seed": random.randrange(DRAWN_SEED_LIMIT) if body.seed is None else body.seed,
             "visibility": body.visibility or self._settings.default_visibility,
         }
@@ -349,6 +355,12 @@ class JobService:
             await self._served(model)
         return columns | await self._costs(columns)
 
+    async def _able(self, body: JobCreate, loras: Sequence[LoraInUse] = ()) -> Model:
+        """The model to draw with; BadRequest when it is not served, or does not take what the body has."""
+        model = await self._served(self._model(body, loras))
+        recipes.refuse_unsupported(body, model)
+        return model
+
     async def _costs(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """What the job is expected to cost and what it reserves, as columns."""
         model = catalog.find(values["model"])
@@ -356,15 +368,19 @@ class JobService:
             return {"estimated_usd_micros": 0, "reserved_usd_micros": 0, "reserved_gpu_seconds": 0}
         return (await self._estimator.estimate(work_of(values, model))).columns
 
-    def _model(self, body: JobCreate) -> Model:
-        """The row to draw with.  A low quality may have its own row."""
+    def _model(self, body: JobCreate, loras: Sequence[LoraInUse] = ()) -> Model:
+        """The row to draw with, which takes the LoRAs.  A low quality may have its own row."""
         settings = self._settings
         default = settings.default_edit_model if body.needs_edit_model else settings.default_model
         wanted = default if body.model == "auto" else body.model
         model = catalog.find(wanted)
+        if body.model == "auto" and loras:
+            model = model_of_group(loras[0].lora.group, model, edits=body.needs_edit_model)
         if model is None:
             raise BadRequest(f"There is no model `{wanted}`.", code="unknown_model", param="model")
-        return catalog.at_quality(model, body.quality)
+        model = catalog.at_quality(model, body.quality)
+        refuse_unfit(loras, model)
+        return model
 
     async def _served(self, model: Model) -> Model:
         """The same; BadRequest when the running GPU service does not draw with it."""

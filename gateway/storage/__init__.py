@@ -1,22 +1,24 @@
 """Where objects live: private buckets that sign their own addresses.
 
-Two buckets, ``generated-designs`` and ``uploads``; two implementations of each, a local folder and Supabase
-Storage (``buckets.open_buckets`` chooses).  Keys are immutable and unique per attempt: an object is written
-once and never replaced; putting the same bytes again is success, other bytes are refused.  Keys are stored,
-addresses never: they are signed anew for every answer.
+Three buckets, ``generated-designs``, ``uploads`` and ``loras``; two implementations of each, a local folder
+and Supabase Storage (``buckets.open_buckets`` chooses).  Keys are immutable and unique per attempt: an object
+is written once and never replaced; putting the same bytes again is success, other bytes are refused.  Keys
+are stored, addresses never: they are signed anew for every answer.
 """
 
 import datetime
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 DESIGNS = "generated-designs"
 UPLOADS = "uploads"
+LORAS = "loras"
 
-LIMIT_BYTES = {DESIGNS: 67_108_864, UPLOADS: 52_428_800}
-"""Largest object of each bucket, as the migration that creates them says."""
+LIMIT_BYTES = {DESIGNS: 67_108_864, UPLOADS: 52_428_800, LORAS: 2_147_483_648}
+"""Every bucket, and its largest object as the migration that creates it says."""
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
 _TYPES = {"png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -67,6 +69,9 @@ class Bucket(Protocol):
 
     async def put(self, key: str, content: bytes, content_type: str) -> None:
         """Store ``content``, durable on return.  Other bytes under the same key raise ObjectExists."""
+
+    async def put_file(self, key: str, path: Path, content_type: str) -> None:
+        """The same for a file that may be too large for memory."""
 
     async def get(self, key: str) -> bytes: ...
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import datetime
+import filecmp
 import hashlib
 import hmac
 import math
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -44,6 +46,11 @@ class LocalBucket:
         require_type(key, content_type)
         with _errors_of(key):
             await asyncio.to_thread(_write_once, self._path(key), content)
+
+    async def put_file(self, key: str, path: Path, content_type: str) -> None:
+        require_type(key, content_type)
+        with _errors_of(key):
+            await asyncio.to_thread(_copy_once, self._path(key), path)
 
     async def put_stream(self, key: str, pieces: AsyncIterator[bytes], max_bytes: int) -> None:
         """Store what arrives, at most ``max_bytes``, under a key that is still free.
@@ -163,6 +170,19 @@ def _write_once(path: Path, content: bytes) -> None:
         part.publish()
     except ObjectExists:
         if path.read_bytes() != content:
+            raise
+    finally:
+        part.discard()
+
+
+def _copy_once(path: Path, source: Path) -> None:
+    part = _Part(path)
+    try:
+        with source.open("rb") as file:
+            shutil.copyfileobj(file, part.file, PIECE_BYTES)
+        part.publish()
+    except ObjectExists:
+        if not filecmp.cmp(path, source, shallow=False):
             raise
     finally:
         part.discard()

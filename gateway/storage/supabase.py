@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -88,6 +89,15 @@ class SupabaseBucket:
             if await self.get(key) != content:
                 raise
 
+    async def put_file(self, key: str, path: Path, content_type: str) -> None:
+        require_type(key, content_type)
+        options = {"content-type": content_type, "cache-control": CACHE_CONTROL, "upsert": "false"}
+        try:
+            await self._tried(self._objects.upload, key, path, options)
+        except ObjectExists:
+            if not await self._is(key, path):
+                raise
+
     async def get(self, key: str) -> bytes:
         return await self._tried(self._objects.download, require_key(key))
 
@@ -149,6 +159,14 @@ class SupabaseBucket:
     async def check(self) -> None:
         async with _soon():
             await self._tried(self._client.get_bucket, self.name)
+
+    async def _is(self, key: str, path: Path) -> bool:
+        """Whether the object has the bytes of this file."""
+        with path.open("rb") as file:
+            async for piece in self.stream(key):
+                if await asyncio.to_thread(file.read, len(piece)) != piece:
+                    return False
+            return not file.read(1)
 
     async def _pieces(self, key: str, first: int, last: int | None) -> AsyncIterator[bytes]:
         """The client can only download a whole, so this asks for itself."""

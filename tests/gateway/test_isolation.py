@@ -18,6 +18,7 @@ from PIL import Image
 
 from gateway.app import create_app
 from gateway.config import Settings
+from tests.support.lora_server import SEPIA
 from tests.support.stack import Stack, User
 
 Make = Callable[[User], Awaitable[str]]
@@ -58,6 +59,21 @@ async def delivery(owner: User) -> str:
     return str(sent.json()["id"])
 
 
+async def lora(owner: User) -> str:
+    answer = await owner.http.post(
+        "/v1/loras", json={"name": f"a {uuid4()} a", "source": await lora_file(owner)}
+    )
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+async def lora_file(owner: User) -> dict[str, str]:
+    body = {"filename": "a.safetensors", "bytes": len(SEPIA)}
+    ticket = (await owner.http.post("/v1/loras/uploads", json=body)).json()
+    await owner.http.put(ticket["url"], content=SEPIA, headers=ticket["headers"])
+    return {"upload_id": ticket["upload_id"]}
+
+
 IDS: dict[str, Make | None] = {
     "job_id": job,
     "parent_id": job,
@@ -68,6 +84,8 @@ IDS: dict[str, Make | None] = {
     "GET /v1/webhook-endpoints after": endpoint,
     "GET /v1/webhook-endpoints/{endpoint_id}/deliveries after": None,  # the endpoint is asked for first
     "upload_id": upload,
+    "lora_id": lora,
+    "GET /v1/loras after": lora,
     "template_id": template,
     "GET /v1/prompt-templates after": template,
     "GET /v1/jobs after": job,
@@ -86,6 +104,7 @@ user's own.  None: the parameter names nothing that belongs to anybody."""
 
 BODIES: dict[str, dict[str, Any]] = {
     "PATCH /v1/webhook-endpoints/{endpoint_id}": {"description": "b"},
+    "PATCH /v1/loras/{lora_id}": {"trigger_words": ["b"]},
     "PATCH /v1/prompt-templates/{template_id}": {"name": "b"},
     "POST /v1/prompt-templates/{template_id}/render": {"variables": {"b": "c"}},
 }

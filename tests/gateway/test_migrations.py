@@ -187,7 +187,7 @@ def test_jobs_have_the_columns_that_frontends_and_operators_look_for(owner: Conn
 
 def test_the_buckets_are_private(owner: Connection) -> None:
     rows = owner.execute("select id, public from storage.buckets order by id").fetchall()
-    assert rows == [{"id": "generated-designs", "public": False}, {"id": "uploads", "public": False}]
+    assert rows == [{"id": name, "public": False} for name in ("generated-designs", "loras", "uploads")]
 
 
 def test_migrating_twice_changes_nothing(admin_url: str, owner: Connection) -> None:

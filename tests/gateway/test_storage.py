@@ -93,6 +93,23 @@ async def test_other_bytes_under_the_same_key_are_refused(bucket: Bucket) -> Non
     assert await bucket.get(KEY) == b"one"
 
 
+async def test_a_file_is_put_like_its_bytes(bucket: Bucket, tmp_path: Path) -> None:
+    file, content = tmp_path / "file", bytes(range(256)) * 4000
+    file.write_bytes(content)
+    await bucket.put_file(KEY, file, PNG)
+    await bucket.put_file(KEY, file, PNG)
+    assert await bucket.get(KEY) == content
+    assert (await bucket.stat(KEY)).content_type == PNG
+    for other in (content[:-1], content[:-1] + b"x"):
+        file.write_bytes(other)
+        with pytest.raises(ObjectExists):
+            await bucket.put_file(KEY, file, PNG)
+    with pytest.raises(InvalidKey):
+        await bucket.put_file("../a.png", file, PNG)
+    assert await bucket.get(KEY) == content
+    assert await keys(bucket) == [KEY]
+
+
 async def test_a_missing_object_is_missing(bucket: Bucket) -> None:
     with pytest.raises(ObjectMissing):
         await bucket.get(KEY)

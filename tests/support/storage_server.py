@@ -86,7 +86,11 @@ class StorageServer:
 
     def __init__(self) -> None:
         self.secret = SECRET
-        self.buckets = {"generated-designs": StoredBucket(67_108_864), "uploads": StoredBucket()}
+        self.buckets = {
+            "generated-designs": StoredBucket(67_108_864),
+            "uploads": StoredBucket(),
+            "loras": StoredBucket(2_147_483_648, ("application/octet-stream",)),
+        }
         self.faults: deque[int | str | None] = deque()
         self.requests: list[str] = []
         self.kept: set[str] = set()
