@@ -118,6 +118,7 @@ Move = Wait | Requeue | Settle | Fail
 
 EXPIRED = Fail("expired", "The job did not finish before its deadline.", retryable=True)
 SOURCE_GONE = Fail("reference_deleted", "A picture that the job draws from was deleted.", retryable=False)
+LORA_GONE = Fail("lora_deleted", "A LoRA that the job draws with was deleted.", retryable=False)
 TOO_MANY_CALLS = Fail("too_many_calls", f"The job needed more than {CALLS_LIMIT} calls.", retryable=False)
 TIMED_OUT = Fail("call_timeout", "The call took too long.", retryable=True)
 LOST = Fail("call_lost", "The GPU service lost the call after it had started to draw.", retryable=True)

@@ -185,12 +185,12 @@ def _params(row: Mapping[str, Any]) -> dict[str, Any]:
     if row["task"] not in ("image", "upscale"):
         return dict(row["inputs"].get("request", {}))
     named = {name: row[name] for name in ("width", "height", "num_images", "seed")}
-    references = _shown(row["references"], "image_id", "upload_id", "url", "role")
-    loras = _shown(row["loras"], "lora", "name", "scale", "sha256", "fit", "franchise")
+    references = _without_files(row["references"], "image_id", "upload_id", "url", "role")
+    loras = _without_files(row["loras"], "lora", "name", "scale", "sha256", "fit", "franchise")
     return {**row["params"], **named, "loras": loras, "references": references}
 
 
-def _shown(uses: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+def _without_files(uses: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
     return [{name: use[name] for name in names if name in use} for use in uses]
 
 

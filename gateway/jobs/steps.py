@@ -38,7 +38,7 @@ from gateway.jobs.plans import (
     stored,
 )
 from gateway.jobs.repository import Jobs
-from gateway.storage import DESIGNS, Buckets, StorageError
+from gateway.storage import DESIGNS, LORAS, Buckets, StorageError
 from gateway.usage import usd_micros
 from modal_app.contract import ENDED, Call, ImageResult, PictureInfo
 
@@ -192,7 +192,8 @@ class Steps:
             call_id = await self._gpu.submit(job.key, spec.task, signed)
         except SourceGone as gone:
             log.warning("source_gone", job_id=str(job.id), source=str(gone))
-            return await self._move(job, lifecycle.SOURCE_GONE)
+            is_lora = str(gone).startswith(f"{LORAS}/")
+            return await self._move(job, lifecycle.LORA_GONE if is_lora else lifecycle.SOURCE_GONE)
         except GpuBusy as busy:
             await self._jobs.requeue(job, Requeue(busy.retry_after), failed=False)
         except GpuRefused as refused:

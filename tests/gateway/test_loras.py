@@ -530,7 +530,7 @@ async def test_a_retry_uses_the_same_lora(world: World, user: User) -> None:
     file = world.stack.folder / "buckets" / "loras" / str(user.id) / lora["id"] / "1.safetensors"
     file.rename(file.with_name("away"))
     first = await user.create(prompt=RED, size="96x96", loras=[{"lora": "frame"}], wait=60)
-    assert first["error"]["code"] == "source_gone"
+    assert first["error"]["code"] == "lora_deleted"
     file.with_name("away").rename(file)
     retried = (await user.http.post(f"/v1/jobs/{first['id']}/retry")).json()
     assert retried["params"]["loras"] == first["params"]["loras"]
