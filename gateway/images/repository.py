@@ -1,6 +1,5 @@
 """Pictures as rows: every statement, written and named as SQL."""
 
-import re
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
@@ -11,15 +10,11 @@ from psycopg.rows import DictRow
 from gateway.auth import Principal
 from gateway.db import Database
 from gateway.storage import DESIGNS
+from gateway.storage.keys import THUMBNAIL, owners
 
 RESTORE_DAYS = 7
 """For how long a deleted picture can be had back; after that its bytes are removed."""
-THUMBNAIL = ".thumbnail.webp"
-"""What the key of a thumbnail has behind its picture's."""
 PAGE = 1000
-
-_UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_OWN_KEY = re.compile(rf"{_UUID}/{_UUID}/\d+-\d+-\d+\.(png|jpg|webp)({re.escape(THUMBNAIL)})?")
 
 GET = "select * from public.generated_assets where id = %(id)s and deleted_at is null"
 GET_PUBLIC = GET + " and visibility = 'public'"
@@ -76,8 +71,11 @@ where exists (select from public.generated_assets a
 """
 
 PENDING = """
-select file as key from unnest(%(keys)s::text[], %(jobs)s::uuid[]) as wanted (file, job_id)
-join public.generation_jobs j on j.id = wanted.job_id and j.wake_at is not null
+select file as key
+from unnest(%(keys)s::text[], %(jobs)s::uuid[], %(characters)s::text[]) as wanted (file, job_id, character_id)
+where exists (select from public.generation_jobs j where j.id = wanted.job_id and j.wake_at is not null)
+  or exists (select from public.generation_jobs j
+    where j.wake_at is not null and j.inputs ->> 'character_id' = wanted.character_id)
 """
 
 NAMED = """
@@ -123,15 +121,17 @@ class ImageRows:
     # As a keeper of objects, see storage.deletions
 
     def owns(self, bucket: str, key: str) -> bool:
-        return bucket == DESIGNS and _OWN_KEY.fullmatch(key) is not None
+        return bucket == DESIGNS and owners(key) is not None
 
     async def live(self, bucket: str, keys: list[str]) -> set[str]:
         return {row["key"] for row in await self._db.all(LIVE, {"bucket": bucket, "keys": keys})}
 
     async def pending(self, bucket: str, keys: list[str]) -> set[str]:
-        own = [key for key in keys if self.owns(bucket, key)]
-        rows = await self._db.all(PENDING, {"keys": own, "jobs": [UUID(key.split("/")[1]) for key in own]})
-        return {row["key"] for row in rows}
+        own = {key: found for key in keys if bucket == DESIGNS and (found := owners(key))}
+        jobs = [job for job, _ in own.values()]
+        characters = [str(character) if character else None for _, character in own.values()]
+        place = {"keys": list(own), "jobs": jobs, "characters": characters}
+        return {row["key"] for row in await self._db.all(PENDING, place)}
 
     async def named(self, bucket: str, before: datetime) -> AsyncIterator[dict[str, str]]:
         after, more = "", True

@@ -10,8 +10,9 @@ from psycopg.rows import DictRow
 
 from gateway.auth import Principal
 from gateway.errors import Conflict, NotFound
-from gateway.images.repository import RESTORE_DAYS, THUMBNAIL, ImageRows
+from gateway.images.repository import RESTORE_DAYS, ImageRows
 from gateway.storage import Bucket, Buckets, ObjectExists, ObjectMissing
+from gateway.storage.keys import THUMBNAIL
 
 THUMBNAIL_PIXELS = 384
 """Longest side of a thumbnail."""

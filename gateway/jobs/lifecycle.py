@@ -17,6 +17,7 @@ from enum import Enum, auto
 from typing import Any
 from uuid import UUID, uuid5
 
+from gateway.storage import keys
 from modal_app.contract import ENDED, Call, PictureInfo, Task
 
 TERMINAL = frozenset({"completed", "failed", "canceled"})
@@ -202,8 +203,12 @@ def image_id(job: ClaimedJob, n: int) -> UUID:
 
 
 def object_key(job: ClaimedJob, picture: PictureInfo) -> str:
+    """Derived as well, and of this attempt alone.  A character's pictures stand together."""
     extension = _EXTENSIONS[picture.content_type]
-    return f"{job.user_id}/{job.id}/{job.seq}-{job.attempt}-{picture.n}.{extension}"
+    inputs = job.row.get("inputs") or {}
+    if inputs.get("character_id") and not inputs.get("panel_id"):
+        return keys.of_character(job.user_id, inputs["character_id"], image_id(job, picture.n), extension)
+    return keys.of_job(job.user_id, job.id, f"{job.seq}-{job.attempt}-{picture.n}", extension)
 
 
 def _poll_delay(job: ClaimedJob, patience: float) -> float:

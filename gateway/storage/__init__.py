@@ -93,6 +93,9 @@ class Bucket(Protocol):
     def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         """Every object whose key starts with ``prefix``, in no particular order."""
 
+    async def discard_unfinished(self, before: datetime.datetime) -> int:
+        """Remove what writes that began ``before`` and never ended have left; how many."""
+
     async def check(self) -> None:
         """StorageError when the bucket cannot be used."""
 

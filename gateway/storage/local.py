@@ -111,6 +111,15 @@ class LocalBucket:
             if key.startswith(prefix) and not path.name.startswith(PART_PREFIX) and path.is_file():
                 yield _info(key, path)
 
+    async def discard_unfinished(self, before: datetime.datetime) -> int:
+        def discard() -> int:
+            parts = self.folder.rglob(f"{PART_PREFIX}*")
+            old = [part for part in parts if part.stat().st_mtime < before.timestamp()]
+            return sum(_unlink(part) for part in old)
+
+        with _errors_of(self.name):
+            return await asyncio.to_thread(discard)
+
     async def check(self) -> None:
         if not await asyncio.to_thread(os.access, self.folder, os.W_OK | os.X_OK):
             raise StorageError(f"{self.folder} cannot be written to")

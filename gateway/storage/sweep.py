@@ -70,6 +70,9 @@ class Sweep:
         """
         before = datetime.datetime.now(datetime.UTC) - age
         found = [await self._look(bucket, before) for bucket in self._buckets.values()]
+        if not dry_run:
+            for bucket in self._buckets.values():
+                await bucket.discard_unfinished(before)
         for findings in found:
             _tell(findings)
             if findings.orphans and not dry_run and (force or not findings.suspicious):

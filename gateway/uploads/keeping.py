@@ -1,16 +1,12 @@
 """Which objects belong to uploads: what ``storage.sweep`` asks, when it compares buckets with rows."""
 
-import re
 from collections.abc import AsyncIterator
 from datetime import datetime
 
 from gateway.db import Database
-from gateway.storage import UPLOADS
+from gateway.storage import UPLOADS, keys
 
 PAGE = 1000
-
-_UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_OWN_KEY = re.compile(rf"{_UUID}/{_UUID}/(sent|picture)\.(png|jpg|webp)")
 
 # What an upload's own sweep has still to look at is not the business of others.
 LIVE = """
@@ -34,13 +30,13 @@ class UploadObjects:
         self._db = db
 
     def owns(self, bucket: str, key: str) -> bool:
-        return bucket == UPLOADS and _OWN_KEY.fullmatch(key) is not None
+        return bucket == UPLOADS and keys.is_upload(key)
 
-    async def live(self, bucket: str, keys: list[str]) -> set[str]:
-        own = [key for key in keys if self.owns(bucket, key)]
+    async def live(self, bucket: str, wanted: list[str]) -> set[str]:
+        own = [key for key in wanted if self.owns(bucket, key)]
         return {row["key"] for row in await self._db.all(LIVE, {"keys": own})}
 
-    async def pending(self, bucket: str, keys: list[str]) -> set[str]:
+    async def pending(self, bucket: str, wanted: list[str]) -> set[str]:
         """None: an upload has its row before it has an object."""
         return set()
 
@@ -52,5 +48,5 @@ class UploadObjects:
             after = str(rows[-1]["id"]) if rows else after
             yield {row["key"]: str(row["id"]) for row in rows}
 
-    async def record_gone(self, bucket: str, keys: list[str]) -> None:
+    async def record_gone(self, bucket: str, wanted: list[str]) -> None:
         """Nothing to record: the row of a deleted upload says so already."""

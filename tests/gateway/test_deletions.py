@@ -241,6 +241,20 @@ async def test_young_objects_and_those_of_running_jobs_are_left_alone(world: Wor
     assert (await world.sweep(age=datetime.timedelta(hours=1))).orphans == []
 
 
+async def test_a_characters_pictures_are_left_alone_while_one_of_its_jobs_runs(world: World) -> None:
+    job, character = world.job(ended=False), uuid4()
+    world.rows(
+        "update public.generation_jobs set inputs = jsonb_build_object('character_id', %s::text) "
+        "where id = %s returning 1",
+        *(str(character), job),
+    )
+    key = f"{world.user}/characters/{character}/{uuid4()}.png"
+    await world.designs.put(key, b"x", PNG)
+    assert (await world.sweep()).orphans == []
+    world.rows(END + " returning 1", job)
+    assert (await world.sweep()).orphans == [key]
+
+
 async def test_deleted_pictures_within_their_grace_are_no_orphans(world: World) -> None:
     image, key = await world.picture()
     await world.delete(image)

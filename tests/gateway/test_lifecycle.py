@@ -115,5 +115,12 @@ def test_names_are_derived_so_that_a_step_done_twice_writes_the_same() -> None:
     picture = PictureInfo(n=0, sha256="0" * 64, bytes=1, content_type="image/jpeg", width=1, height=1, seed=1)
     key = lifecycle.object_key(JOB, picture)
     assert key == f"{JOB.user_id}/{JOB.id}/1-1-0.jpg"
+    character = UUID(int=3)
+    of_character = replace(JOB, row={"inputs": {"character_id": str(character)}})
+    image = lifecycle.image_id(of_character, 0)
+    stands_at = lifecycle.object_key(of_character, picture)
+    assert stands_at == f"{JOB.user_id}/characters/{character}/{image}.jpg"
+    of_panel = replace(JOB, row={"inputs": {"character_id": str(character), "panel_id": str(UUID(int=4))}})
+    assert lifecycle.object_key(of_panel, picture) == key
     assert lifecycle.image_id(JOB, 0) == lifecycle.image_id(JOB, 0)
     assert lifecycle.image_id(JOB, 0) != lifecycle.image_id(replace(JOB, attempt=2), 0)

@@ -1,5 +1,6 @@
 """What every bucket does, whichever implementation holds it: one suite over all of them."""
 
+import datetime
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -243,6 +244,18 @@ async def test_an_upload_past_its_size_is_refused_and_leaves_nothing(
         answer = await http.put(signed.url, content=content, headers=signed.headers)
         assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
         assert [path for path in bucket.folder.rglob("*") if path.is_file()] == []
+
+
+async def test_what_a_killed_write_left_is_no_object_and_is_discarded(tmp_path: Path) -> None:
+    async with local(tmp_path) as bucket:
+        await bucket.put(KEY, b"picture", PNG)
+        part = bucket.folder / "user" / ".part-killed"
+        part.write_bytes(b"half a pic")
+        now = datetime.datetime.now(datetime.UTC)
+        assert await keys(bucket) == [KEY]
+        assert await bucket.discard_unfinished(now - datetime.timedelta(hours=1)) == 0
+        assert await bucket.discard_unfinished(now + datetime.timedelta(hours=1)) == 1
+        assert (part.exists(), await bucket.get(KEY)) == (False, b"picture")
 
 
 async def test_an_expired_address_serves_nothing(tmp_path: Path, http: httpx.AsyncClient) -> None:
