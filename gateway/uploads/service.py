@@ -11,7 +11,7 @@ import structlog
 from psycopg.rows import DictRow
 
 from gateway.auth import Principal
-from gateway.errors import Conflict, Malformed, NotFound
+from gateway.errors import Conflict, Malformed, NotFound, UnsupportedMedia
 from gateway.outside import Outside
 from gateway.pictures import (
     MAX_BYTES,
@@ -66,6 +66,8 @@ class Uploads:
         self, caller: Principal, body: UploadCreate, key: str | None, sha256: str
     ) -> tuple[UUID, SignedUpload, bool]:
         """(id, address, replayed): a place for one file, the same for the same idempotency key."""
+        if body.filename.lower().endswith(".safetensors"):
+            raise UnsupportedMedia("LoRAs are sent by `POST /v1/loras/uploads`.", param="filename")
         refuse_by_type(body.content_type)
         refuse_by_size(body.bytes)
         upload_id = uuid4()

@@ -58,7 +58,11 @@ async def test_a_prompt_that_is_too_long_is_told_in_characters(product: Stack, p
         ({"prompt": "a", "seed": -1}, 422, "validation_failed", "seed"),
         ({"prompt": "a", "seed": 2**64}, 422, "validation_failed", "seed"),
         ({"prompt": "a", "num_inference_steps": 0}, 422, "validation_failed", "num_inference_steps"),
-        ({"prompt": "a", "loras": [{"lora": "x"}]}, 400, "unsupported_parameter", "loras"),
+        ({"prompt": "a", "loras": [{"lora": "x"}]}, 404, "not_found", "loras"),
+        (
+            {"prompt": "a", "model": "instant", "loras": [{"lora": "x"}]},
+            *(400, "unsupported_parameter", "loras"),
+        ),
         ({"prompt": "a", "references": [{"url": "x"}]}, 422, "validation_failed", None),
         ({"prompt": "a", "references": [{"image_id": "x"}]}, 422, "validation_failed", None),
         ({"prompt": "a", "references": [{"image_id": str(uuid4())}]}, 400, "model_unavailable", "model"),

@@ -70,6 +70,7 @@ async def complete(user: User, upload_id: str) -> httpx.Response:
     [
         ({"content_type": "image/gif"}, 415, "unsupported_media_type"),
         ({"content_type": "text/html"}, 415, "unsupported_media_type"),
+        ({"filename": "pixel.safetensors"}, 415, "unsupported_media_type"),
         ({"bytes": MAX_BYTES + 1}, 413, "picture_too_large"),
         ({"bytes": 10**12}, 413, "picture_too_large"),
         ({"bytes": 0}, 422, "validation_failed"),
