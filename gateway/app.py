@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from gateway import errors, health, logs, services, studio
 from gateway.accounts import api_keys, sessions
+from gateway.characters import routes as characters_routes
 from gateway.config import Settings
 from gateway.http import Intake
 from gateway.images import routes as images_routes
@@ -45,6 +46,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(styles.open_router)
     app.include_router(language.router)
     app.include_router(templates.router)
+    app.include_router(characters_routes.router)
     app.include_router(openai_routes.router)
     app.include_router(uploads_routes.router)
     app.include_router(loras_routes.router)

@@ -55,6 +55,7 @@ class ApiError(Exception):
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
         errors: list[dict[str, str]] | None = None,
+        how_to_fix: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -62,6 +63,7 @@ class ApiError(Exception):
         self.param = param
         self.headers = dict(headers or {})
         self.errors = errors
+        self.how_to_fix = how_to_fix
 
 
 class Unauthenticated(ApiError):
@@ -178,6 +180,8 @@ def problem(request: Request, error: ApiError) -> JSONResponse:
     }
     if error.errors is not None:
         body["errors"] = error.errors
+    if error.how_to_fix is not None:
+        body["how_to_fix"] = error.how_to_fix
     headers = {**error.headers, "x-request-id": body["request_id"] or ""}
     return JSONResponse(body, error.status, headers=headers, media_type=PROBLEM_JSON)
 

@@ -87,6 +87,10 @@ class GpuClient:
     async def cancel(self, call_id: str) -> contract.Call:
         return _parsed(contract.Call, await self._send("DELETE", f"/calls/{call_id}"))
 
+    async def forget(self, sha256: str) -> None:
+        """Have the service drop its copy of a file that it was given to draw from."""
+        await self._send("DELETE", f"/files/{sha256}", timeout=5.0)
+
     async def picture(self, call_id: str, n: int) -> bytes:
         """The bytes of the n-th picture, at most ``PICTURE_LIMIT_BYTES``."""
         content = bytearray()

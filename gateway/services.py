@@ -9,6 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.auth import Authenticator, SupabaseAuth
+from gateway.characters.drawing import Drawing
+from gateway.characters.pictures import CharacterPictures
+from gateway.characters.plans import PLANS as CHARACTER_PLANS
+from gateway.characters.rendering import CharacterRenderer
+from gateway.characters.repository import CharacterRows
+from gateway.characters.service import Characters
 from gateway.config import Settings
 from gateway.db import Database
 from gateway.events import EventHub
@@ -90,13 +96,17 @@ class Services:
     images: Images
     jobs: JobService
     replays: Replays
+    characters: Characters
+    character_pictures: CharacterPictures
+    character_renderer: CharacterRenderer
     openai_images: OpenAIImages
     models: Models
 
 
 def plans() -> dict[str, Plan]:
     """Who leads a job, by the name in its row."""
-    return {"image": ImagePlan(), REPLAY: ReplayPlan(), **dict.fromkeys(LANGUAGE_TASKS, LanguagePlan())}
+    drawing = {"image": ImagePlan(), REPLAY: ReplayPlan()}
+    return {**drawing, **dict.fromkeys(LANGUAGE_TASKS, LanguagePlan()), **CHARACTER_PLANS}
 
 
 def keepers(db: Database) -> list[Keeper]:
@@ -156,6 +166,8 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             on_created=worker.expect,
             on_canceled=worker.sweep,
         )
+        portrayed, drawing = CharacterRows(db), Drawing(jobs, settings)
+        characters = Characters(portrayed, jobs, uploads, drawing)
         yield Services(
             db=db,
             buckets=buckets,
@@ -177,6 +189,9 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             images=images,
             jobs=jobs,
             replays=Replays(ReplayRows(db), images, pictures, jobs, settings),
+            characters=characters,
+            character_pictures=CharacterPictures(portrayed, characters, jobs, drawing, buckets, gpu),
+            character_renderer=CharacterRenderer(portrayed, renderer),
             openai_images=OpenAIImages(jobs, images, uploads, renderer),
             models=Models(db, gpu, settings.default_model),
         )

@@ -9,7 +9,7 @@ Nothing imports this file: whoever did would make a second app.
 """
 
 import os
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import modal
@@ -33,7 +33,12 @@ GENERATORS = {**qwen_generator.CLASSES, **diffusion_generator.CLASSES}
 @modal.asgi_app(label=deployment.ENDPOINT_LABEL, requires_proxy_auth=deployment.PROXY_AUTH)
 def generate_endpoint() -> Starlette:
     """The protocol of ``contract``; Modal has checked who calls, so there is no token of ours."""
-    executor = ModalExecutor(_backend(), models=deployment.served_models(), gpu=deployment.RESIDENT.gpus[0])
+    executor = ModalExecutor(
+        _backend(),
+        models=deployment.served_models(),
+        gpu=deployment.RESIDENT.gpus[0],
+        drop_file=_drop_file,
+    )
     return create_app(executor, token=None)
 
 
@@ -77,6 +82,12 @@ def conductor(sources: Sources, callback: Callback) -> Conductor:
         webhook_rounds=deployment.WEBHOOK_ROUNDS,
         webhook_pause_seconds=deployment.WEBHOOK_PAUSE_SECONDS,
     )
+
+
+async def _drop_file(sha256: str) -> None:
+    """One that is not there is no error."""
+    with suppress(FileNotFoundError, modal.exception.NotFoundError):
+        await resources.sources.remove_file.aio(f"/{sha256}")
 
 
 def _backend() -> ModalBackend:

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from modal_app.callback import Callback
@@ -118,6 +118,7 @@ class ModalExecutor:
         gpu: str,
         spawn_grace_seconds: float = 60.0,
         cancel_wait_seconds: float = 1.0,
+        drop_file: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         """``gpu`` is the price row of calls until their own GPU is known.
 
@@ -128,6 +129,7 @@ class ModalExecutor:
         self._served = ServedModels(models=list(models), gpu=gpu, tasks=list(REQUESTS))
         self._spawn_grace_seconds = spawn_grace_seconds
         self._cancel_wait_seconds = cancel_wait_seconds
+        self._drop_file = drop_file
         self._outcomes: OrderedDict[str, Outcome] = OrderedDict()
 
     async def submit(self, key: str, task: Task, request: ImageRequest | LanguageRequest) -> str:
@@ -173,6 +175,11 @@ class ModalExecutor:
             self._keep(call_id, found)
         pictures = self._outcomes[call_id].pictures
         return pictures[n] if 0 <= n < len(pictures) else None
+
+    async def forget(self, sha256: str) -> None:
+        """From the shared Volume; the copies of a container go with it, minutes after its last call."""
+        if self._drop_file:
+            await self._drop_file(sha256)
 
     async def served(self) -> ServedModels:
         return self._served

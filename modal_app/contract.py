@@ -5,6 +5,7 @@ One protocol, two servers (Modal, or ``modal_app.local`` on one machine):
     POST   /calls                  SubmitCall -> 202 CallAccepted
     GET    /calls/{id}             Call
     GET    /calls/{id}/images/{n}  bytes; the ETag is their sha256
+    DELETE /files/{sha256}         204; the service keeps no copy of this file
     DELETE /calls/{id}             Call, canceled unless it had already ended
     GET    /models                 ServedModels
     event  -> gateway              CallEvent, signed by Standard Webhooks

@@ -203,6 +203,9 @@ class LocalExecutor:
     async def picture(self, call_id: str, n: int) -> bytes | None:
         return self._results.picture(call_id, n)
 
+    async def forget(self, sha256: str) -> None:
+        self._sources.forget(sha256)
+
     async def served(self) -> ServedModels:
         return self._served.model_copy(update={"warm": sorted(self._engines)})
 

@@ -5,6 +5,7 @@ and no torch in here, and no answer waits for a picture.
 """
 
 import hmac
+import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
@@ -36,6 +37,7 @@ from modal_app.contract import (
 
 BODY_LIMIT_BYTES = 1_000_000
 OPEN_PATHS = ("/healthz",)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
@@ -65,6 +67,10 @@ class Executor(Protocol):
 
     async def picture(self, call_id: str, n: int) -> bytes | None:
         """The bytes of the n-th picture of a call that succeeded."""
+        ...
+
+    async def forget(self, sha256: str) -> None:
+        """Drops the copy of a file that a call was given to draw from, where one is kept."""
         ...
 
     async def served(self) -> ServedModels:
@@ -119,6 +125,7 @@ def create_app(executor: Executor, token: str | None, *, lifespan: Lifespan | No
             Route("/calls/{call_id}", routes.call, methods=["GET"]),
             Route("/calls/{call_id}", routes.cancel, methods=["DELETE"]),
             Route("/calls/{call_id}/images/{n:int}", routes.picture, methods=["GET"]),
+            Route("/files/{sha256}", routes.forget, methods=["DELETE"]),
             Route("/models", routes.models, methods=["GET"]),
             Route("/healthz", routes.healthz, methods=["GET"]),
         ],
@@ -170,6 +177,14 @@ class _Routes:
         if content is None:
             raise _no_picture()
         return Response(content, media_type=info.content_type, headers={"ETag": etag})
+
+    async def forget(self, request: Request) -> Response:
+        """Drop the copy of a file; one that is not kept is no error."""
+        sha256 = request.path_params["sha256"]
+        if not _SHA256.fullmatch(sha256):
+            raise Problem(404, "not_found", "A file is named by its sha256.")
+        await self._executor.forget(sha256)
+        return Response(status_code=204)
 
     async def models(self, request: Request) -> Response:
         """The models that calls may name."""

@@ -55,6 +55,10 @@ class Sources:
         found = await asyncio.gather(*(self._one(source) for source in sources))
         return {source.sha256: path for source, path in zip(sources, found, strict=True)}
 
+    def forget(self, sha256: str) -> None:
+        """Drop the copy of a file.  A call that is about to read it fails, and may be made again."""
+        (self._folder / sha256).unlink(missing_ok=True)
+
     async def _one(self, source: Source) -> Path:
         """A file that several calls want at the same time is fetched once."""
         path = self._folder / source.sha256

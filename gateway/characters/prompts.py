@@ -51,6 +51,12 @@ def character_prompt(profile: Profile, style: Style | None, opening: str | None 
     return SEPARATOR.join(part for part in parts if part)
 
 
+def described_prompt(profile: Profile, style: Style | None, opening: str | None = None) -> str:
+    """The same of a character that is known in words only: they take the place of the opening."""
+    words = f"{profile.description}, front view, full body, plain white background"
+    return character_prompt(profile, style, words if opening is None else opening)
+
+
 def initial_image_prompt(profile: Profile, framing: str = "two") -> str:
     """The suggestion for a master reference: stored values in the photoreal template, nothing invented."""
     known = {name: getattr(profile, name) for name in ("name", "age", "ethnicity", "gender")}

@@ -19,14 +19,14 @@ Visibility = Literal["public", "private"]
 Scalar = str | int | float | bool
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Postgres keeps neither NUL nor half a surrogate pair, both of which JSON can spell."""
     if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError("must not contain NUL characters or lone surrogates")
     return text
 
 
-def _says_something(text: str) -> str:
+def says_something(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be empty")
     return text
@@ -44,13 +44,13 @@ def _multiple(pixels: int) -> int:
     return pixels
 
 
-Text = Annotated[str, AfterValidator(_storable)]
-Words = Annotated[str, Field(max_length=PROMPT_LIMIT), AfterValidator(_storable)]
-Prompt = Annotated[Words, AfterValidator(_says_something)]
-Address = Annotated[str, Field(max_length=2000), AfterValidator(_storable), AfterValidator(_address)]
+Text = Annotated[str, AfterValidator(storable)]
+Words = Annotated[str, Field(max_length=PROMPT_LIMIT), AfterValidator(storable)]
+Prompt = Annotated[Words, AfterValidator(says_something)]
+Address = Annotated[str, Field(max_length=2000), AfterValidator(storable), AfterValidator(_address)]
 Pixels = Annotated[int, Field(ge=catalog.SIZE_MIN, le=catalog.SIZE_MAX), AfterValidator(_multiple)]
-MetadataKey = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_storable)]
-MetadataValue = Annotated[str, Field(max_length=2000), AfterValidator(_storable)] | int | float | bool
+MetadataKey = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(storable)]
+MetadataValue = Annotated[str, Field(max_length=2000), AfterValidator(storable)] | int | float | bool
 
 
 class LoraUse(BaseModel):

@@ -29,6 +29,7 @@ from gateway.usage.budgets import Budgets
 from gateway.usage.estimator import Estimator, work_of
 from modal_app import catalog
 from modal_app.catalog import Model
+from modal_app.contract import Task
 
 LIFETIME_SECONDS = 3600
 """How long another slice's job may take."""
@@ -123,12 +124,13 @@ class JobService:
         """Another slice's job, from the columns of ``recipe`` or ``recipes.task_columns``, changed at will.
 
         ``plan`` names who leads it, ``inputs`` is what that plan is told, ``image_kind`` what its pictures
-        are.  ``also`` is executed in the transaction that makes the job; ``submission`` has the request's
+        are; a job that another plan leads costs what ``priced`` has said, or nothing by itself.  ``also`` is
+        executed in the transaction that makes the job; ``submission`` has the request's
         own body (``asking``), and without it the job is always Created.
         """
         sha256 = submission.sha256({}) if submission else ""
         job_id = job_id or await self._reserved(caller, submission, sha256)
-        if columns["task"] in ANSWERS and not columns["reserved_gpu_seconds"]:
+        if columns["task"] in ANSWERS and columns["plan"] is None and not columns["reserved_gpu_seconds"]:
             columns = columns | await self._costs(columns)
         return await self._made(caller, job_id, columns, lifetime, submission, sha256, also)
 
@@ -139,7 +141,7 @@ class JobService:
 
         ``request`` is the contract's, without a model.
         """
-        model = await self._language_model(task)
+        model = await self.language_model(task)
         if model is None:
             return fallback(task, request)
         columns = recipes.task_columns(task, model, request)
@@ -348,6 +350,17 @@ class JobService:
             "visibility": body.visibility or self._settings.default_visibility,
         }
 
+    async def outline(self, body: JobCreate, references: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+        """The columns of ``recipe`` for a body whose references are found already, or not drawn yet.
+
+        Nobody has looked at its prompt: that is whoever's who puts it together.
+        """
+        model = await self._served(self._model(body))
+        recipes.refuse_unsupported(body, model)
+        values = await self.priced(recipes.columns(body, model, list(references)))
+        seed = random.randrange(DRAWN_SEED_LIMIT) if body.seed is None else body.seed
+        return {**values, "seed": seed, "visibility": body.visibility or self._settings.default_visibility}
+
     async def priced(self, columns: dict[str, Any]) -> dict[str, Any]:
         """With what the job is expected to cost; BadRequest when its model is not served."""
         model = catalog.find(columns["model"])
@@ -400,7 +413,7 @@ class JobService:
         candidates = [model_id, *(served.models if served else [])]
         return next((each for each in candidates if _follows_instructions(each)), model_id)
 
-    async def _language_model(self, task: LanguageTask) -> str | None:
+    async def language_model(self, task: Task) -> str | None:
         """Who does a language task that draws nothing; None while nobody can."""
         served = await self._gpu.served()
         if served is None or task not in served.tasks or not served.models:

@@ -48,6 +48,10 @@ class Submission:
         """The same request with its own body in place of the job's."""
         return replace(self, content=content)
 
+    def keyed(self, key: str) -> "Submission":
+        """The same request under a key of its own."""
+        return replace(self, key=key)
+
     def sha256(self, content: Any) -> str:
         """Equal for requests that ask for the same; ``content`` is the job's body as plain JSON."""
         asked = self.content if self.content is not None else content

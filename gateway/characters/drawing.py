@@ -1,0 +1,98 @@
+"""The jobs that draw characters, as columns: private pictures, from a reference by an edit model."""
+
+from typing import Any
+from uuid import UUID
+
+import styles
+from gateway.characters.plans import PICTURE, PROFILE
+from gateway.config import Settings
+from gateway.jobs import recipes
+from gateway.jobs.schemas import JobCreate
+from gateway.jobs.service import JobService
+from modal_app import catalog
+from modal_app.catalog import Model
+
+VIEW_PRESET = "reference_view"
+_EXCLUSIONS = styles.TEMPLATES["photoreal"].exclusions
+EXCLUDED = "CGI, 3D, illustration, cartoon, uncanny valley"
+"""What the photoreal template forbids in its text, for models that are told so apart as well."""
+
+File = dict[str, Any]
+"""``bucket``, ``key`` and ``sha256``."""
+
+
+class Drawing:
+    """Columns as ``JobService.create_task`` and ``Child`` take them."""
+
+    def __init__(self, jobs: JobService, settings: Settings) -> None:
+        self._jobs = jobs
+        self._settings = settings
+
+    async def judged(self) -> bool:
+        """Whether finished pictures can be looked at."""
+        return await self._jobs.language_model("judge") is not None
+
+    async def profile(self, character_id: UUID, photo: File, given: dict[str, Any]) -> dict[str, Any]:
+        model = await self._jobs.language_model("profile") or self._settings.default_model
+        request = {"image": {"url": f"{photo['bucket']}/{photo['key']}", "sha256": photo["sha256"]}}
+        columns = await self._jobs.priced(recipes.task_columns("profile", model, request))
+        inputs = {"request": request, "given": given, "character_id": str(character_id)}
+        return {**columns, "plan": PROFILE, "inputs": inputs}
+
+    async def view(
+        self, character_id: UUID, kind: str, references: int, *, seed: int | None = None, **inputs: Any
+    ) -> dict[str, Any]:
+        """A picture at the preset of reference views, as far as the model takes it; its prompt follows."""
+        model = self._model(references)
+        requested = catalog.PRESETS[VIEW_PRESET]
+        applied, dropped = catalog.apply_preset(requested, model)
+        named = ("width", "height", "num_inference_steps", "true_cfg_scale")
+        fields = {name: applied[name] for name in named if name in applied}
+        told = {"name": VIEW_PRESET, "requested": requested, "applied": applied, "dropped": dropped}
+        columns = await self._columns(
+            character_id, kind, model, references, seed=seed, **fields, inputs={"preset": told, **inputs}
+        )
+        if "sampler" in applied:
+            columns["params"] = {**columns["params"], "sampler": applied["sampler"]}
+        return columns
+
+    async def picture(
+        self, character_id: UUID, kind: str, prompt: str, references: list[File], size: str, **inputs: Any
+    ) -> dict[str, Any]:
+        """A picture of exactly this prompt, at the model's own settings."""
+        model = self._model(len(references))
+        fields: dict[str, Any] = {"size": size}
+        if _EXCLUSIONS in prompt and "negative_prompt" in model.supports and model.true_cfg_scale > 1:
+            fields["negative_prompt"] = EXCLUDED
+        columns = await self._columns(
+            character_id, kind, model, len(references), **fields, inputs={"prompt_mode": "exact", **inputs}
+        )
+        return asked(columns, prompt, references)
+
+    async def _columns(
+        self,
+        character_id: UUID,
+        kind: str,
+        model: Model,
+        references: int,
+        *,
+        inputs: dict[str, Any],
+        **fields: Any,
+    ) -> dict[str, Any]:
+        body = JobCreate(prompt="to be said", model=model.id, visibility="private", **fields)
+        columns = await self._jobs.outline(body, [{"role": "reference"}] * references)
+        told = {"prompt_mode": "template", "character_id": str(character_id), **inputs}
+        return {**columns, "plan": PICTURE, "image_kind": kind, "inputs": told}
+
+    def _model(self, references: int) -> Model:
+        """The row of the settings; ``outline`` says whether it is served."""
+        name = self._settings.default_edit_model if references else self._settings.default_model
+        model = catalog.find(name)
+        assert model is not None, f"{name} is not in the catalogue"
+        return model
+
+
+def asked(columns: dict[str, Any], prompt: str, references: list[File]) -> dict[str, Any]:
+    """The columns with their prompt, byte for byte, and the files that are drawn from, in order."""
+    uses = [{**file, "role": "reference"} for file in references]
+    return {**columns, "prompt_input": prompt, "prompt_final": prompt, "references": uses}
