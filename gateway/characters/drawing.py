@@ -1,5 +1,6 @@
 """The jobs that draw characters, as columns: private pictures, from a reference by an edit model."""
 
+import math
 from typing import Any
 from uuid import UUID
 
@@ -28,9 +29,11 @@ class Drawing:
         self._jobs = jobs
         self._settings = settings
 
-    async def judged(self) -> bool:
-        """Whether finished pictures can be looked at."""
-        return await self._jobs.language_model("judge") is not None
+    async def judge(self) -> str | None:
+        """Who looks at finished pictures; None where nobody can."""
+        if await self._jobs.language_model("judge") is None:
+            return None
+        return await self._jobs.speaker(self._settings.default_edit_model)
 
     async def profile(self, character_id: UUID, photo: File, given: dict[str, Any]) -> dict[str, Any]:
         model = await self._jobs.language_model("profile") or self._settings.default_model
@@ -42,10 +45,15 @@ class Drawing:
     async def view(
         self, character_id: UUID, kind: str, references: int, *, seed: int | None = None, **inputs: Any
     ) -> dict[str, Any]:
-        """A picture at the preset of reference views, as far as the model takes it; its prompt follows."""
+        """A picture at the preset of reference views, as far as the model takes it; its prompt follows.
+
+        A master reference has the model's own shape: others are drawn from it, and none is to be stretched.
+        """
         model = self._model(references)
         requested = catalog.PRESETS[VIEW_PRESET]
         applied, dropped = catalog.apply_preset(requested, model)
+        if kind == "reference":
+            applied["width"], applied["height"] = portrait_size(model)
         named = ("width", "height", "num_inference_steps", "true_cfg_scale")
         fields = {name: applied[name] for name in named if name in applied}
         told = {"name": VIEW_PRESET, "requested": requested, "applied": applied, "dropped": dropped}
@@ -57,11 +65,12 @@ class Drawing:
         return columns
 
     async def picture(
-        self, character_id: UUID, kind: str, prompt: str, references: list[File], size: str, **inputs: Any
+        self, character_id: UUID, kind: str, prompt: str, references: list[File], **inputs: Any
     ) -> dict[str, Any]:
         """A picture of exactly this prompt, at the model's own settings."""
         model = self._model(len(references))
-        fields: dict[str, Any] = {"size": size}
+        width, height = portrait_size(model) if kind == "reference" else catalog.NAMED_SIZES["square"]
+        fields: dict[str, Any] = {"width": width, "height": height}
         if _EXCLUSIONS in prompt and "negative_prompt" in model.supports and model.true_cfg_scale > 1:
             fields["negative_prompt"] = EXCLUDED
         columns = await self._columns(
@@ -96,3 +105,12 @@ def asked(columns: dict[str, Any], prompt: str, references: list[File]) -> dict[
     """The columns with their prompt, byte for byte, and the files that are drawn from, in order."""
     uses = [{**file, "role": "reference"} for file in references]
     return {**columns, "prompt_input": prompt, "prompt_final": prompt, "references": uses}
+
+
+def portrait_size(model: Model) -> tuple[int, int]:
+    """(width, height) of a master reference: the model's own shape, in pixels as many as a view's."""
+    wanted = catalog.NAMED_SIZES["ref_portrait"]
+    width, height = catalog.native_size(model, *wanted)
+    zoom = max(1.0, math.sqrt(wanted[0] * wanted[1] / (width * height)))
+    step = catalog.SIZE_MULTIPLE
+    return round(width * zoom / step) * step, round(height * zoom / step) * step

@@ -112,7 +112,7 @@ class CharacterPictures:
         _refuse_minors(character, body.sceneContext)
         reference = (await self._characters.files(character))[0]
         prompt = scene_prompt(body.sceneContext)
-        columns = await self._drawing.picture(character_id, "scene", prompt, [reference], "square")
+        columns = await self._drawing.picture(character_id, "scene", prompt, [reference])
         return await self._jobs.create_task(caller, columns, submission)
 
     async def wait(self, caller: Principal, row: DictRow) -> DictRow:
@@ -169,9 +169,7 @@ class CharacterPictures:
             raise AlreadyHasReference(character["name"])
         photo = await self._characters.photo(caller, character)
         columns = await self._drawing.picture(
-            character["id"],
-            *("reference", prompt, [photo] if photo else [], "ref_portrait"),
-            replaces=not keeping,
+            character["id"], "reference", prompt, [photo] if photo else [], replaces=not keeping
         )
         first = body.delete_timing == "before" and not keeping
         emptied = Statement(statements.REPLACE_PICTURES, {"id": character["id"], "ids": []})

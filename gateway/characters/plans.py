@@ -8,7 +8,7 @@ The parent draws nothing.  ``inputs`` of its row tell it all:
     profile             columns of the profile's row, where the step ``profile`` is not to be run
     steps               by name, the columns of the jobs that are to be run
     photo, portrait     files to draw from; ``portrait`` where the step of this name is not to be run
-    judged              whether finished pictures are looked at
+    judge               the model that looks at finished pictures
 """
 
 from collections.abc import Mapping, Sequence
@@ -180,8 +180,8 @@ def _columns(job: ClaimedJob, step: str, profile: Profile, portrait: dict[str, A
     prompt = (
         view_prompt(profile, step, from_reference=True) if step in VIEWS else _portrait_prompt(job, profile)
     )
-    judge = {"attributes": list(profile.do_not_change)}
-    judged = {"judge": judge} if inputs["judged"] and profile.do_not_change else {}
+    asked = {"model": inputs["judge"], "attributes": list(profile.do_not_change)}
+    judged = {"judge": asked} if inputs["judge"] and profile.do_not_change else {}
     return {
         **columns,
         **{"prompt_input": prompt, "prompt_final": prompt},

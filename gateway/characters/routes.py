@@ -125,13 +125,14 @@ async def initial_image_prompt(
 @router.post("/v1/characters/{character_id}/generate-initial-image", response_model=schemas.Drawn)
 async def generate_initial_image(
     character_id: UUID,
-    body: schemas.InitialImage,
     request: Request,
     caller: Generator,
     pictures: Pictures,
     submission: Submitted,
+    body: schemas.InitialImage | None = None,
 ) -> Response:
     """A new master reference of exactly the typed prompt. Then all that was there before goes."""
+    body = body or schemas.InitialImage()
     asking = _asking(submission, body)
     created = await pictures.draw_initial(caller, character_id, body, asking)
     return await _drawn(request, caller, pictures, asking, created)
@@ -140,13 +141,14 @@ async def generate_initial_image(
 @router.post("/v1/characters/{character_id}/generate-360-set", response_model=schemas.Drawn)
 async def generate_360_set(
     character_id: UUID,
-    body: schemas.ReferenceSet,
     request: Request,
     caller: Generator,
     pictures: Pictures,
     submission: Submitted,
+    body: schemas.ReferenceSet | None = None,
 ) -> Response:
     """The character from all sides, a picture for each angle, beside what is there already."""
+    body = body or schemas.ReferenceSet()
     asking = _asking(submission, body)
     created = await pictures.draw_set(caller, character_id, body, asking)
     return await _drawn(request, caller, pictures, asking, created)

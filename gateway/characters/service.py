@@ -240,7 +240,7 @@ class Characters:
                 **{"character_id": str(character_id), "steps": steps, "given": given},
                 "character": {name: character[name] for name in named},
                 "profile": None if "profile" in steps else profile or stated(given),
-                **{"photo": photo, "portrait": portrait, "judged": await self._drawing.judged()},
+                **{"photo": photo, "portrait": portrait, "judge": await self._drawing.judge()},
             },
         }
 

@@ -24,6 +24,9 @@ select * from public.generated_assets a
 where a.deleted_at is null
   and (%(job_id)s::uuid is null or a.job_id = %(job_id)s)
   and (%(kind)s::text is null or a.kind = %(kind)s)
+  and (%(character_id)s::uuid is null or exists (
+    select from public.character_images i
+    where i.asset_id = a.id and i.character_id = %(character_id)s))
   and (%(after)s::uuid is null or (a.created_at, a.id) < (
     select created_at, id from public.generated_assets where id = %(after)s))
 order by a.created_at desc, a.id desc

@@ -11,13 +11,14 @@ from tests.support.project import Project, project_of
 from tests.support.stack import Stack, stack
 
 INSTANT = {"GPU_MODELS": "instant"}
+DRAWN_BY = {"default_model": "instant", "default_edit_model": "instant"}
 NewProject = Callable[..., AbstractAsyncContextManager[Project]]
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def product(new_database: Callable[[], str], new_folder: Callable[[], Path]) -> AsyncIterator[Stack]:
     """Gateway and GPU service with the instant model."""
-    async with stack(new_database(), new_folder(), gpu=INSTANT, default_model="instant") as running:
+    async with stack(new_database(), new_folder(), gpu=INSTANT, **DRAWN_BY) as running:
         yield running
 
 

@@ -74,11 +74,21 @@ async def lora_file(owner: User) -> dict[str, str]:
     return {"upload_id": ticket["upload_id"]}
 
 
+async def character(owner: User) -> str:
+    body = {"name": "a", "source": "description", "description": "a fox"}
+    answer = await owner.http.post("/v1/characters", json=body)
+    return str(answer.json()["id"])
+
+
 IDS: dict[str, Make | None] = {
     "job_id": job,
     "parent_id": job,
     "image_id": image,
     "key_id": api_key,
+    "character_id": character,
+    "character_image_id": None,  # the character is asked for first
+    "GET /v1/characters after": character,
+    "GET /v1/characters/{character_id}/images after": None,
     "endpoint_id": endpoint,
     "delivery_id": delivery,
     "GET /v1/webhook-endpoints after": endpoint,
@@ -103,6 +113,10 @@ IDS: dict[str, Make | None] = {
 user's own.  None: the parameter names nothing that belongs to anybody."""
 
 BODIES: dict[str, dict[str, Any]] = {
+    "PATCH /v1/characters/{character_id}": {"name": "b"},
+    "POST /v1/characters/{character_id}/generate-initial-image": {},
+    "POST /v1/characters/{character_id}/generate-360-set": {},
+    "POST /v1/characters/{character_id}/generate-scene-image": {"sceneContext": "at night"},
     "PATCH /v1/webhook-endpoints/{endpoint_id}": {"description": "b"},
     "PATCH /v1/loras/{lora_id}": {"trigger_words": ["b"]},
     "PATCH /v1/prompt-templates/{template_id}": {"name": "b"},
@@ -110,7 +124,7 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 """By route: the smallest body that is accepted, for routes that need one."""
 
-OTHER_PARAMETERS = {"extension": "png"}
+OTHER_PARAMETERS = {"extension": "png", "character_image_id": str(uuid4())}
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,10 @@ async def test_a_prompt_that_is_too_long_is_told_in_characters(product: Stack, p
         ),
         ({"prompt": "a", "references": [{"url": "x"}]}, 422, "validation_failed", None),
         ({"prompt": "a", "references": [{"image_id": "x"}]}, 422, "validation_failed", None),
-        ({"prompt": "a", "references": [{"image_id": str(uuid4())}]}, 400, "model_unavailable", "model"),
+        ({"prompt": "a", "references": [{"image_id": str(uuid4())}]}, 404, "not_found", "references"),
+        ({"prompt": "a", "model": "tiny-qwen-edit"}, 400, "model_unavailable", "model"),
         (
-            {"prompt": "a", "model": "instant", "references": [{"image_id": str(uuid4())}]},
+            {"prompt": "a", "references": [{"image_id": str(uuid4()), "role": "style"}]},
             400,
             "unsupported_parameter",
             "references",
