@@ -1,5 +1,6 @@
 """What users do with characters.  Other slices call this, not the rows; their pictures see ``pictures``."""
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -29,6 +30,7 @@ NO_PROFILE_FIX = (
     "Wait until the character is ready, or retry it if it has failed: its photo is looked at first."
 )
 NO_PICTURE_FIX = "Draw one first: POST /v1/characters/{id}/generate-initial-image."
+_LIBRARY_ID = re.compile(r"[0-9a-fA-F]{24}")
 
 
 class Characters:
@@ -47,6 +49,10 @@ class Characters:
         style = _style(body.style)
         given = given_of(body.attributes)
         refuse_minors(body.name, body.description, *_words(given), age=body.age)
+        if body.library_db_id is not None and not _LIBRARY_ID.fullmatch(body.library_db_id):
+            raise BadRequest(
+                "A library's id has 24 hexadecimal digits.", code="invalid_library_id", param="library_db_id"
+            )
         photo = await self._source(caller, body)
         if body.project_id and not await self._rows.may_edit_project(caller, body.project_id):
             raise NotFound(f"There is no project {body.project_id}.", param="project_id")

@@ -66,8 +66,8 @@ select count(*) from removed
 # Drawn for a character that was deleted meanwhile.
 DISCARD_PICTURES = f"""
 with removed as (
-  select asset_id from unnest(%(ids)s::uuid[]) as asset_id
-  where not exists (select from public.character_images i where i.asset_id = asset_id)
+  select asset_id from unnest(%(ids)s::uuid[]) as drawn (asset_id)
+  where not exists (select from public.character_images i where i.asset_id = drawn.asset_id)
     and exists (select from public.characters where id = %(id)s and deleted_at is not null)
 ),
 {_REMOVED.strip()}
@@ -130,8 +130,8 @@ limit %(limit)s
 OWN = "select id, user_id, deleted_at from public.characters where id = %(id)s"
 
 MAY_EDIT_PROJECT = """
-select 1 as may from public.comic_projects
-where id = %(id)s and id = any ((select private.project_ids('editor'))::uuid[])
+select 1 as may from public.project_members
+where project_id = %(id)s and user_id = (select auth.uid()) and role >= 'editor'
 """
 
 EDIT = """
@@ -144,11 +144,12 @@ returning id
 
 EDIT_PROFILE = """
 update public.character_profiles
-set color_palette = coalesce(%(color_palette)s, color_palette),
-    do_not_change = coalesce(%(do_not_change)s, do_not_change),
+set color_palette = coalesce(%(color_palette)s::text[], color_palette),
+    do_not_change = coalesce(%(do_not_change)s::text[], do_not_change),
     attributes = attributes || %(traits)s, edited_at = now()
 where character_id = %(id)s
-  and (%(color_palette)s is not null or %(do_not_change)s is not null or %(traits)s <> '{}')
+  and (%(color_palette)s::text[] is not null or %(do_not_change)s::text[] is not null
+    or %(traits)s <> '{}'::jsonb)
 """
 
 # Nobody sees the character from now on; what was known of it is forgotten, what was asked for stays.
