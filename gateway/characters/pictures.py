@@ -33,6 +33,7 @@ from gateway.jobs.service import Created, JobService, Replay
 from gateway.jobs.submission import Submission
 from gateway.safety import refuse_minors
 from gateway.storage import Buckets, StorageError
+from gateway.storage.keys import THUMBNAIL
 
 log = structlog.get_logger()
 
@@ -180,7 +181,7 @@ class CharacterPictures:
     async def _delete_file(self, file: DictRow) -> schemas.DeletedItem:
         """Now, so that the answer can say so; the worker comes back for what would not go."""
         try:
-            await self._buckets[file["bucket"]].delete([file["key"], f"{file['key']}.thumbnail.webp"])
+            await self._buckets[file["bucket"]].delete([file["key"], f"{file['key']}{THUMBNAIL}"])
         except StorageError as error:
             log.warning("picture_not_removed", key=file["key"], error=str(error))
             return schemas.DeletedItem(target="file", ok=False, error="The bucket did not remove the file.")

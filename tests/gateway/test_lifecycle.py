@@ -26,7 +26,7 @@ JOB = ClaimedJob(
     waiting=False,
     visibility="public",
     expired=False,
-    row={"inputs": {}},
+    row={},
 )
 
 
