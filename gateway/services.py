@@ -15,6 +15,9 @@ from gateway.characters.plans import PLANS as CHARACTER_PLANS
 from gateway.characters.rendering import CharacterRenderer
 from gateway.characters.repository import CharacterRows
 from gateway.characters.service import Characters
+from gateway.comics.rendering import ComicRenderer
+from gateway.comics.repository import ComicRows
+from gateway.comics.service import Comics
 from gateway.config import Settings
 from gateway.db import Database
 from gateway.events import EventHub
@@ -99,6 +102,8 @@ class Services:
     characters: Characters
     character_pictures: CharacterPictures
     character_renderer: CharacterRenderer
+    comics: Comics
+    comic_renderer: ComicRenderer
     openai_images: OpenAIImages
     models: Models
 
@@ -168,6 +173,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         )
         portrayed, drawing = CharacterRows(db), Drawing(jobs, settings)
         characters = Characters(portrayed, jobs, uploads, drawing)
+        comic_rows = ComicRows(db)
         yield Services(
             db=db,
             buckets=buckets,
@@ -192,6 +198,8 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             characters=characters,
             character_pictures=CharacterPictures(portrayed, characters, jobs, drawing, buckets, gpu),
             character_renderer=CharacterRenderer(portrayed, renderer),
+            comics=Comics(comic_rows),
+            comic_renderer=ComicRenderer(comic_rows, renderer, settings.public_url),
             openai_images=OpenAIImages(jobs, images, uploads, renderer),
             models=Models(db, gpu, settings.default_model),
         )

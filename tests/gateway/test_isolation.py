@@ -77,6 +77,14 @@ async def lora_file(owner: User) -> dict[str, str]:
 async def character(owner: User) -> str:
     body = {"name": "a", "source": "description", "description": "a fox"}
     answer = await owner.http.post("/v1/characters", json=body)
+
+
+async def comic(owner: User) -> str:
+    return str((await owner.http.post("/v1/comics", json={"name": "a"})).json()["id"])
+
+
+async def chapter(owner: User) -> str:
+    answer = await owner.http.post(f"/v1/comics/{await comic(owner)}/chapters", json={})
     return str(answer.json()["id"])
 
 
@@ -93,6 +101,9 @@ IDS: dict[str, Make | None] = {
     "delivery_id": delivery,
     "GET /v1/webhook-endpoints after": endpoint,
     "GET /v1/webhook-endpoints/{endpoint_id}/deliveries after": None,  # the endpoint is asked for first
+    "project_id": comic,
+    "chapter_id": chapter,
+    "GET /v1/comics after": comic,
     "upload_id": upload,
     "lora_id": lora,
     "GET /v1/loras after": lora,
@@ -117,6 +128,12 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/characters/{character_id}/generate-initial-image": {},
     "POST /v1/characters/{character_id}/generate-360-set": {},
     "POST /v1/characters/{character_id}/generate-scene-image": {"sceneContext": "at night"},
+    "PATCH /v1/comics/{project_id}": {"name": "b"},
+    "POST /v1/comics/{project_id}/members": {"user_id": str(uuid4())},
+    "POST /v1/comics/{project_id}/chapters": {},
+    "PUT /v1/comics/{project_id}/chapters/order": {"ids": []},
+    "PATCH /v1/comics/chapters/{chapter_id}": {"name": "b"},
+    "PUT /v1/comics/chapters/{chapter_id}/panels/order": {"ids": []},
     "PATCH /v1/webhook-endpoints/{endpoint_id}": {"description": "b"},
     "PATCH /v1/loras/{lora_id}": {"trigger_words": ["b"]},
     "PATCH /v1/prompt-templates/{template_id}": {"name": "b"},
@@ -125,6 +142,7 @@ BODIES: dict[str, dict[str, Any]] = {
 """By route: the smallest body that is accepted, for routes that need one."""
 
 OTHER_PARAMETERS = {"extension": "png", "character_image_id": str(uuid4())}
+OTHER_PARAMETERS = {"extension": "png", "user_id": str(uuid4())}
 
 
 @dataclass(frozen=True)

@@ -290,6 +290,14 @@ TABLES = [
         service="siud",
         touch="last_error",
     ),
+    Table(
+        "private.deleted_panels",
+        "(panel_id, project_id, panel, character_ids)"
+        " values (gen_random_uuid(), gen_random_uuid(), '{}', '{}')",
+        owner="----",
+        service="si-d",
+        touch="project_id",
+    ),
     Table("private.job_events", "", "----", "si-d", touch="event"),
 ]
 
