@@ -77,6 +77,7 @@ async def lora_file(owner: User) -> dict[str, str]:
 async def character(owner: User) -> str:
     body = {"name": "a", "source": "description", "description": "a fox"}
     answer = await owner.http.post("/v1/characters", json=body)
+    return str(answer.json()["id"])
 
 
 async def comic(owner: User) -> str:
@@ -141,8 +142,7 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 """By route: the smallest body that is accepted, for routes that need one."""
 
-OTHER_PARAMETERS = {"extension": "png", "character_image_id": str(uuid4())}
-OTHER_PARAMETERS = {"extension": "png", "user_id": str(uuid4())}
+OTHER_PARAMETERS = {"extension": "png", "character_image_id": str(uuid4()), "user_id": str(uuid4())}
 
 
 @dataclass(frozen=True)
