@@ -17,6 +17,7 @@ from gateway.http import Intake
 from gateway.images import routes as images_routes
 from gateway.jobs import routes as jobs_routes
 from gateway.loras import routes as loras_routes
+from gateway.metrics import routes as metrics_routes
 from gateway.openai import routes as openai_routes
 from gateway.prompts import language, styles, templates
 from gateway.replay import routes as replay_routes
@@ -62,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(usage_routes.router)
     app.include_router(webhook_routes.router)
     app.include_router(health.router)
+    app.include_router(metrics_routes.router)
     app.include_router(studio.router)
     app.mount("/studio", studio.files)
     return app

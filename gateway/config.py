@@ -72,6 +72,13 @@ class Settings(BaseSettings):
     worker_interval_seconds: float = 0.5
     worker: bool = True
     log_level: str = "info"
+    metrics_token: SecretStr = SecretStr("")
+    otel_exporter_otlp_endpoint: str = ""
+    otel_exporter_otlp_headers: SecretStr = SecretStr("")
+    otel_service_name: str = "tenkaigen-gateway"
+    rate_limit_per_minute: int = 3000
+    rate_limit_creates_per_minute: int = 300
+    rate_limit_failures_per_minute: int = 60
 
     def require(self) -> "Settings":
         """These settings, once nothing that a gateway needs is missing; else ConfigurationError."""

@@ -45,6 +45,18 @@ class Database:
         await self._users.close()
         await self._service.close()
 
+    def connections(self) -> dict[str, dict[str, int]]:
+        """By pool: how many connections are in use and idle, and how many requests wait for one."""
+        pools = {"users": self._users.get_stats(), "service": self._service.get_stats()}
+        return {
+            name: {
+                "in_use": stats.get("pool_size", 0) - stats.get("pool_available", 0),
+                "idle": stats.get("pool_available", 0),
+                "waiting": stats.get("requests_waiting", 0),
+            }
+            for name, stats in pools.items()
+        }
+
     @asynccontextmanager
     async def as_user(self, principal: Principal) -> AsyncIterator[Connection]:
         """One transaction as the caller; sees what the caller's policies show."""

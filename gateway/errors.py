@@ -245,7 +245,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> JSONResponse:
-        log.error("unhandled_error", path=request.url.path, exc_info=error)
+        log.error("unhandled_error", exc_info=error)
         return problem(request, ApiError("Something broke on our side; the request id finds it in the log."))
 
 

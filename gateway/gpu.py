@@ -9,16 +9,24 @@ GpuError
 """
 
 import asyncio
+import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx
 from pydantic import ValidationError
 
+from gateway import tracing
 from gateway.config import Settings
+from gateway.metrics.process import GPU_REQUESTS
 from modal_app import contract
 
 M = TypeVar("M", bound=contract.Message)
+
+_IDS = re.compile(r"(/calls/|/images/)[^/]+")
 
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 PICTURE_LIMIT_BYTES = 64 * 2**20
@@ -93,18 +101,20 @@ class GpuClient:
 
     async def picture(self, call_id: str, n: int) -> bytes:
         """The bytes of the n-th picture, at most ``PICTURE_LIMIT_BYTES``."""
-        content = bytearray()
+        path, content = f"/calls/{call_id}/images/{n}", bytearray()
         try:
-            async with self._http.stream("GET", f"/calls/{call_id}/images/{n}") as answer:
-                if answer.status_code != 200:
-                    await answer.aread()
-                    _raise_for(answer)
-                async for part in answer.aiter_bytes():
-                    content += part
-                    if len(content) > PICTURE_LIMIT_BYTES:
-                        raise GpuRefused(
-                            "picture_too_large", f"A picture exceeds {PICTURE_LIMIT_BYTES} bytes."
-                        )
+            with _watched("GET", path) as watch:
+                async with self._http.stream("GET", path, headers=tracing.headers()) as answer:
+                    watch.status = answer.status_code
+                    if answer.status_code != 200:
+                        await answer.aread()
+                        _raise_for(answer)
+                    async for part in answer.aiter_bytes():
+                        content += part
+                        if len(content) > PICTURE_LIMIT_BYTES:
+                            raise GpuRefused(
+                                "picture_too_large", f"A picture exceeds {PICTURE_LIMIT_BYTES} bytes."
+                            )
         except httpx.HTTPError as error:
             raise GpuUnreachable(str(error) or type(error).__name__) from error
         return bytes(content)
@@ -134,13 +144,32 @@ class GpuClient:
         await self._send("GET", "/healthz", timeout=2.0)
 
     async def _send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
-        try:
-            answer = await self._http.request(method, path, **kwargs)
-        except httpx.HTTPError as error:
-            raise GpuUnreachable(str(error) or type(error).__name__) from error
+        with _watched(method, path) as watch:
+            try:
+                answer = await self._http.request(method, path, headers=tracing.headers(), **kwargs)
+            except httpx.HTTPError as error:
+                raise GpuUnreachable(str(error) or type(error).__name__) from error
+            watch.status = answer.status_code
         if answer.is_success:
             return answer
         return _raise_for(answer)
+
+
+@dataclass
+class _Watch:
+    status: int = 0
+
+
+@contextmanager
+def _watched(method: str, path: str) -> Iterator[_Watch]:
+    """One request, as a span and in the metrics."""
+    route = _IDS.sub(r"\1{id}", path)
+    watch, started = _Watch(), time.perf_counter()
+    try:
+        with tracing.span(f"gpu {method} {route}", "client"):
+            yield watch
+    finally:
+        GPU_REQUESTS.labels(method, route, watch.status).observe(time.perf_counter() - started)
 
 
 def _credentials(settings: Settings) -> dict[str, str]:

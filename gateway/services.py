@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway import tracing
 from gateway.auth import Authenticator, SupabaseAuth
 from gateway.characters.drawing import Drawing
 from gateway.characters.pictures import CharacterPictures
@@ -42,11 +43,13 @@ from gateway.loras.keeping import LoraObjects
 from gateway.loras.places import Places
 from gateway.loras.repository import LoraRows
 from gateway.loras.service import Loras
+from gateway.metrics.database import DatabaseMetrics
 from gateway.openai.models import Models
 from gateway.openai.service import OpenAIImages
 from gateway.outside import Outside
 from gateway.pictures import Pictures
 from gateway.prompts.templates import Templates
+from gateway.rates import Rates
 from gateway.replay.plan import REPLAY, ReplayPlan
 from gateway.replay.repository import ReplayRows
 from gateway.replay.service import Replays
@@ -80,6 +83,8 @@ FIRST_SWEEP_SECONDS = 600.0
 @dataclass(frozen=True)
 class Services:
     db: Database
+    rates: Rates
+    metrics: DatabaseMetrics
     buckets: Buckets
     gpu: GpuClient
     outside: Outside
@@ -140,6 +145,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
     """Every service, connected and at work; closed in the opposite order."""
     async with AsyncExitStack() as stack:
         name, led_by = new_name(), plans()
+        await stack.enter_async_context(tracing.running(settings))
         db = await stack.enter_async_context(Database(settings))
         buckets = await stack.enter_async_context(open_buckets(settings))
         supabase_auth = SupabaseAuth(settings) if settings.supabase_url else None
@@ -176,6 +182,8 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         comic_rows = ComicRows(db)
         yield Services(
             db=db,
+            rates=Rates(settings),
+            metrics=DatabaseMetrics(db),
             buckets=buckets,
             gpu=gpu,
             outside=outside,

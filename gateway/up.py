@@ -257,6 +257,7 @@ def _children(data: Path, running: Running, postgres: EmbeddedPostgres) -> list[
         "DATABASE_URL": postgres.database_url,
         "LOCAL_USER_ID": str(add_user(postgres.admin_url, LOCAL_USER)),
         "MODAL_GENERATE_ENDPOINT": running.gpu_url,
+        **_unlimited(),
     }
     logs = data / "logs"
     logs.mkdir(exist_ok=True)
@@ -264,6 +265,12 @@ def _children(data: Path, running: Running, postgres: EmbeddedPostgres) -> list[
         Child("The GPU service", [sys.executable, "-m", "modal_app.local"], gpu, logs / "gpu.log"),
         Child("The gateway", [sys.executable, "-m", "gateway"], gateway, logs / "gateway.log"),
     ]
+
+
+def _unlimited() -> dict[str, str]:
+    """Whoever sits at the machine asks as often as they like, unless they have set a limit themselves."""
+    names = [name for name in Settings.model_fields if name.startswith("rate_limit_")]
+    return {name.upper(): "0" for name in names if name not in Settings().model_fields_set}
 
 
 def _wait_until_ready(url: str, children: list[Child]) -> None:

@@ -16,6 +16,7 @@ import psycopg
 import structlog
 from psycopg_pool import PoolTimeout
 
+from gateway import tracing
 from gateway.config import Settings
 from gateway.events import EventHub
 from gateway.jobs import lifecycle
@@ -175,6 +176,7 @@ class Worker:
             await self._stumble(job)
         else:
             if ended:
+                tracing.end_job(job.id, job.row["created_at"], model=job.model)
                 self._make_room()
         self._hub.hint()
 

@@ -43,6 +43,9 @@ INFRASTRUCTURE = [
     "http",
     "limits",
     "logs",
+    "metrics",
+    "rates",
+    "tracing",
 ]
 CONTRACT = ["modal_app.contract", "modal_app.catalog", "styles"]
 HEAVY = ["torch", "diffusers", "transformers", "peft", "modal"]

@@ -1,5 +1,6 @@
 """``/v1/session``: the login of a browser, and where the link of a mail leads."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Literal
 from urllib.parse import urlencode
 from uuid import UUID
@@ -14,6 +15,7 @@ from gateway.auth.sessions import COOKIE, LIFETIME_SECONDS
 from gateway.auth.supabase import TokenPair
 from gateway.config import Settings
 from gateway.errors import ApiError, BadRequest, Forbidden, Malformed, Unauthenticated
+from gateway.rates import Rates
 
 CALLBACK = "/auth/callback"
 LINK_COOKIE = "tenkaigen_link"
@@ -26,6 +28,23 @@ Mode = Literal["local", "supabase"]
 
 async def _own_pages_only(request: Request) -> None:
     refuse_cross_site(request, request.app.state.settings)
+
+
+async def _few_guesses(request: Request) -> AsyncIterator[None]:
+    """An address that has failed too often is not let try another password."""
+    rates: Rates = request.app.state.rates
+    rates.refuse_guesser(request)
+    try:
+        yield
+    except Unauthenticated:
+        rates.count_failure(request)
+        raise
+
+
+async def _few_mails(request: Request) -> None:
+    """Every mail asked for counts like a wrong password: it reaches somebody who may not have asked."""
+    rates: Rates = request.app.state.rates
+    rates.count_failure(request)
 
 
 router = APIRouter(tags=["session"], dependencies=[Depends(_own_pages_only)])
@@ -93,7 +112,7 @@ async def sign_in_methods(request: Request) -> SignInMethods:
     return SignInMethods(mode="local", methods=["local"] if local else [])
 
 
-@router.post("/v1/session")
+@router.post("/v1/session", dependencies=[Depends(_few_guesses)])
 async def sign_in(request: Request, response: Response, body: SignIn | None = None) -> Session:
     """Sign in by e-mail and password; without a Supabase project, as the local user, by an empty body."""
     body = body or SignIn()
@@ -102,7 +121,7 @@ async def sign_in(request: Request, response: Response, body: SignIn | None = No
     return await _begin_local(request, response, body)
 
 
-@router.post("/v1/session/link", status_code=202)
+@router.post("/v1/session/link", status_code=202, dependencies=[Depends(_few_mails)])
 async def send_link(request: Request, response: Response, body: LinkRequest) -> LinkSent:
     """Have a sign-in link mailed to a user. It works in the browser that asked for it.
 

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Depends, Request
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyCookie, HTTPBearer
+from sse_starlette import EventSourceResponse
 from starlette.responses import Response
 
 from gateway.auth.principal import Principal
 from gateway.auth.sessions import COOKIE
-from gateway.errors import Forbidden, UnsupportedMedia
+from gateway.errors import Forbidden, Unauthenticated, UnsupportedMedia
 
 if TYPE_CHECKING:
     from gateway.auth.authenticator import Authenticator
+    from gateway.rates import Rates
 
 
 class AuthenticatedRoute(APIRoute):
@@ -24,13 +26,27 @@ class AuthenticatedRoute(APIRoute):
 
         async def authenticated(request: Request) -> Response:
             authenticator: Authenticator = request.app.state.authenticator
-            request.state.principal = await authenticator.caller(request)
+            rates: Rates = request.app.state.rates
+            try:
+                caller = await authenticator.caller(request)
+            except Unauthenticated:
+                rates.count_failure(request)
+                raise
+            request.state.principal = caller
+            if not self._is_stream:
+                request.state.rate = rates.take(caller.credential, request.method)
             if self.body_field is not None and not _is_json(request.headers.get("content-type", "")):
                 raise UnsupportedMedia("The body must be application/json.")
             response: Response = await handle(request)
             return response
 
         return authenticated
+
+    @property
+    def _is_stream(self) -> bool:
+        """One request for hours of answers: a client that comes back to it is not to be kept out."""
+        kind = self.response_class
+        return isinstance(kind, type) and issubclass(kind, EventSourceResponse)
 
 
 def _is_json(content_type: str) -> bool:

@@ -11,6 +11,7 @@ from gateway.config import Settings
 from gateway.errors import Malformed, Unauthenticated
 from gateway.jobs.lifecycle import ClaimedJob
 from gateway.jobs.repository import Jobs
+from gateway.metrics.process import GPU_WEBHOOKS
 from gateway.usage import usd_micros
 from modal_app.contract import CallEvent
 
@@ -30,6 +31,7 @@ class Callbacks:
     async def receive(self, body: bytes, headers: dict[str, str]) -> ClaimedJob | None:
         """Unauthenticated for a bad signature, Malformed for a signed body that is not an event."""
         if not any(_is_signed(verifier, body, headers) for verifier in self._verifiers):
+            GPU_WEBHOOKS.labels("bad_signature").inc()
             log.warning("webhook_refused", reason="signature missing, wrong or too old")
             raise Unauthenticated(
                 "The webhook's signature is missing, wrong, or too old.", code="bad_signature"
@@ -37,6 +39,7 @@ class Callbacks:
         try:
             event = CallEvent.model_validate_json(body)
         except ValidationError as error:
+            GPU_WEBHOOKS.labels("malformed").inc()
             raise Malformed("The signed body is not an event of a call.") from error
         return await self._take(event, headers["webhook-id"], body)
 
@@ -44,6 +47,7 @@ class Callbacks:
         key = _place(event.call.key)
         if event.type == "call.progress":
             patience = self._settings.webhook_patience_seconds
+            GPU_WEBHOOKS.labels("progress").inc()
             await self._jobs.record_progress(key, event.call, event.seq, patience)
             return None
         job = await self._jobs.record_result(
@@ -55,6 +59,7 @@ class Callbacks:
             webhook_id=webhook_id,
             body_sha256=hashlib.sha256(body).hexdigest(),
         )
+        GPU_WEBHOOKS.labels("changed_nothing" if job is None else "result").inc()
         if job is None:
             log.info("webhook_changed_nothing", key=event.call.key, type=event.type)
         return job

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 from psycopg.rows import DictRow
 
+from gateway import tracing
 from gateway.auth import Principal
 from gateway.config import Settings
 from gateway.errors import BadRequest, Conflict, Malformed, NotFound, OverBudget
@@ -282,6 +283,7 @@ class JobService:
             raise
         if row is None:
             return await self._repeated(caller, job_id, submission, sha256)
+        tracing.link_job(job_id)
         await self._references.keep(values["references"])
         self._on_created()
         self._hub.hint()

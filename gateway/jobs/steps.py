@@ -10,6 +10,7 @@ import hashlib
 import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ import structlog
 from PIL import Image
 from psycopg.rows import DictRow
 
+from gateway import tracing
 from gateway.config import Settings
 from gateway.errors import OverBudget, OverQuota
 from gateway.gpu import CallUnknown, GpuBusy, GpuClient, GpuError, GpuRefused
@@ -74,8 +76,12 @@ class Steps:
     async def advance(self, job: ClaimedJob) -> bool:
         """Take a claimed job one step on; whether that has ended it."""
         step = lifecycle.next_step(job)
-        if step is not Step.SETTLE:  # which says so itself, whoever leads to it
-            _log_step(job, step)
+        if step is Step.SETTLE:
+            return await self.settle(job)
+        with _told(job, step):
+            return await self._take(job, step)
+
+    async def _take(self, job: ClaimedJob, step: Step) -> bool:
         if job.plan not in self._plans:
             return await self._leave(job)
         match step:
@@ -85,14 +91,15 @@ class Steps:
                 return await self._go_on(job, await self._jobs.children(job))
             case Step.DISPATCH:
                 return await self._go_on(job)
-            case Step.ASK:
+            case _:
                 return await self._ask(job)
-            case Step.SETTLE:
-                return await self.settle(job)
 
     async def settle(self, job: ClaimedJob) -> bool:
         """Do what follows from the ended call; whether that has ended the job."""
-        _log_step(job, Step.SETTLE)
+        with _told(job, Step.SETTLE):
+            return await self._settle(job)
+
+    async def _settle(self, job: ClaimedJob) -> bool:
         assert job.call is not None
         if job.plan not in self._plans:
             return await self._leave(job)
@@ -203,6 +210,7 @@ class Steps:
             return await self._move(job, lifecycle.after_failed_submit(job))
         else:
             patience = self._settings.webhook_patience_seconds
+            log.info("call_accepted", **_names(job) | {"call_id": call_id})
             await self._jobs.record_dispatched(job, call_id, spec, patience)
         return False
 
@@ -281,7 +289,8 @@ class Steps:
     async def _store(self, job: ClaimedJob, call: Call, result: ImageResult) -> list[Picture]:
         if not result.images:
             raise BadPicture("the call succeeded without a picture")
-        return [await self._store_one(job, call, picture) for picture in result.images]
+        with tracing.span("store", job_id=str(job.id), pictures=len(result.images)):
+            return [await self._store_one(job, call, picture) for picture in result.images]
 
     async def _store_one(self, job: ClaimedJob, call: Call, picture: PictureInfo) -> Picture:
         content = await self._gpu.picture(call.call_id, picture.n)
@@ -305,14 +314,16 @@ def _within_budget(job: ClaimedJob, spec: CallSpec) -> CallSpec:
     return replace(spec, request=spec.request | {"limit_gpu_seconds": left})
 
 
-def _log_step(job: ClaimedJob, step: Step) -> None:
+def _told(job: ClaimedJob, step: Step) -> AbstractContextManager[None]:
+    """A step in the log and, as a span, in the job's trace."""
+    name = step.name.lower()
+    log.info("job_step", **_names(job), step=name)
+    return tracing.job_span(job.id, name, key=job.key, model=job.model)
+
+
+def _names(job: ClaimedJob) -> dict[str, str | None]:
     """A job is one trace, in W3C's form: its id in 32 digits."""
-    log.info(
-        "job_step",
-        **{"job_id": str(job.id), "call_id": job.call_id, "trace_id": job.id.hex},
-        key=job.key,
-        step=step.name.lower(),
-    )
+    return {"job_id": str(job.id), "call_id": job.call_id, "trace_id": job.id.hex, "key": job.key}
 
 
 def check_picture(content: bytes, picture: PictureInfo) -> None:

@@ -3,6 +3,8 @@
 import time
 from collections import deque
 
+from gateway.metrics.process import STATUS_POLLS
+
 WINDOW_SECONDS = 300.0
 REMEMBERED = 100_000
 
@@ -14,6 +16,7 @@ class Polling:
         self._times: deque[float] = deque(maxlen=REMEMBERED)
 
     def note(self) -> None:
+        STATUS_POLLS.inc()
         self._times.append(time.monotonic())
 
     @property

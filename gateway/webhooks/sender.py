@@ -21,6 +21,7 @@ from psycopg.rows import DictRow
 from psycopg_pool import PoolTimeout
 from standardwebhooks.webhooks import Webhook
 
+from gateway import tracing
 from gateway.db import Database
 from gateway.outside import Outside, OutsideError
 from gateway.webhooks import statements as sql
@@ -112,8 +113,10 @@ class Sender:
 
     async def _send(self, delivery: DictRow) -> None:
         began = time.monotonic()
+        facts = {"delivery_id": str(delivery["id"]), "event_type": delivery["event_type"]}
         try:
-            answer = await self._post(delivery)
+            with tracing.span("webhook", "client", **facts, attempt=delivery["attempts"]):
+                answer = await self._post(delivery)
         except Exception:  # whatever it was, the other deliveries go on and this one is tried again
             log.exception("webhook_broke", delivery_id=str(delivery["id"]))
             answer = Answer(error="internal_error")

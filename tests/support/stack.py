@@ -31,6 +31,11 @@ ROOT = Path(__file__).parents[2]
 WEBHOOK_SECRET = "whsec_c2VjcmV0IG9mIHRoZSB0ZXN0cywgMzIgYnl0ZXMhISE="
 GPU_TOKEN = "token-of-the-tests"
 SIGNING_KEY = "signing-key-of-the-tests"
+UNLIMITED = {
+    "RATE_LIMIT_PER_MINUTE": "0",
+    "RATE_LIMIT_CREATES_PER_MINUTE": "0",
+    "RATE_LIMIT_FAILURES_PER_MINUTE": "0",
+}
 
 
 @contextlib.contextmanager
@@ -136,6 +141,7 @@ def gateway_process(
         "WEBHOOK_SECRET": WEBHOOK_SECRET,
         "URL_SIGNING_KEY": SIGNING_KEY,
         "LOG_LEVEL": "warning",
+        **UNLIMITED,
         **environment,
     }
     return Process(module, settings, folder / f"gateway-{port}.log", f"http://127.0.0.1:{port}/healthz")
@@ -153,6 +159,7 @@ def gateway_settings(admin_url: str, folder: Path, port: int, gpu_url: str, **ov
         "url_signing_key": SIGNING_KEY,
         "worker_interval_seconds": 0.1,
         "log_level": "error",
+        **{name.lower(): 0 for name in UNLIMITED},
         **overrides,
     }
     return Settings(_env_file=None, **values)
