@@ -23,6 +23,7 @@ from gateway.config import Settings
 from gateway.db import Database
 from gateway.events import EventHub
 from gateway.gpu import GpuClient
+from gateway.images.derivations import Derivations
 from gateway.images.repository import ImageRows
 from gateway.images.service import Images
 from gateway.jobs.callbacks import Callbacks
@@ -38,6 +39,7 @@ from gateway.jobs.repository import Jobs
 from gateway.jobs.service import JobService
 from gateway.jobs.steps import Steps
 from gateway.jobs.telling import Subjects
+from gateway.jobs.upscale_plan import UpscalePlan
 from gateway.loras.fetching import Fetcher
 from gateway.loras.keeping import LoraObjects
 from gateway.loras.places import Places
@@ -102,6 +104,7 @@ class Services:
     webhook_sender: Sender
     templates: Templates
     images: Images
+    derivations: Derivations
     jobs: JobService
     replays: Replays
     characters: Characters
@@ -115,7 +118,7 @@ class Services:
 
 def plans() -> dict[str, Plan]:
     """Who leads a job, by the name in its row."""
-    drawing = {"image": ImagePlan(), REPLAY: ReplayPlan()}
+    drawing = {"image": ImagePlan(), "upscale": UpscalePlan(), REPLAY: ReplayPlan()}
     return {**drawing, **dict.fromkeys(LANGUAGE_TASKS, LanguagePlan()), **CHARACTER_PLANS}
 
 
@@ -201,6 +204,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             webhook_sender=sender,
             templates=Templates(db),
             images=images,
+            derivations=Derivations(images, jobs, settings),
             jobs=jobs,
             replays=Replays(ReplayRows(db), images, pictures, jobs, settings),
             characters=characters,

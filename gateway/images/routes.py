@@ -9,9 +9,13 @@ from pydantic import BaseModel
 
 from gateway.auth import AuthenticatedRoute, Generator, Reader
 from gateway.errors import NotFound
+from gateway.images.derivations import Derivations, UpscaleCreate, VariationsCreate
 from gateway.images.service import Images
 from gateway.jobs import schemas
+from gateway.jobs.answers import Prefer, answer_created
 from gateway.jobs.rendering import Renderer, images_etag
+from gateway.jobs.service import JobService
+from gateway.jobs.submission import Submitted
 from gateway.storage.serving import FOREVER, PRIVATE, Served, from_bucket, from_memory, serve
 
 router = APIRouter(route_class=AuthenticatedRoute, tags=["images"])
@@ -30,11 +34,21 @@ def _images(request: Request) -> Images:
     return cast(Images, request.app.state.images)
 
 
+def _derivations(request: Request) -> Derivations:
+    return cast(Derivations, request.app.state.derivations)
+
+
+def _jobs(request: Request) -> JobService:
+    return cast(JobService, request.app.state.jobs)
+
+
 def _renderer(request: Request) -> Renderer:
     return cast(Renderer, request.app.state.renderer)
 
 
 Service = Annotated[Images, Depends(_images)]
+Derive = Annotated[Derivations, Depends(_derivations)]
+JobsOf = Annotated[JobService, Depends(_jobs)]
 Render = Annotated[Renderer, Depends(_renderer)]
 Download = Annotated[bool, Query(description="Save it under a name instead of showing it.")]
 
@@ -84,6 +98,41 @@ async def delete_image(image_id: UUID, caller: Generator, service: Service) -> N
 async def restore_image(image_id: UUID, caller: Generator, service: Service, render: Render) -> schemas.Image:
     """Bring a deleted picture back, at the same address."""
     return await render.image(await service.restore(caller, image_id))
+
+
+@router.post("/v1/images/{image_id}/variations", status_code=202, response_model=schemas.Job)
+async def vary_image(
+    image_id: UUID,
+    body: VariationsCreate,
+    caller: Generator,
+    derive: Derive,
+    jobs: JobsOf,
+    render: Render,
+    submission: Submitted,
+    prefer: Prefer = None,
+) -> Response:
+    """Other pictures by the same recipe, with another seed. Those of a private picture are private."""
+    created = await derive.vary(caller, image_id, body, submission)
+    return await answer_created(caller, jobs, render, created, submission, prefer)
+
+
+@router.post("/v1/images/{image_id}/upscale", status_code=202, response_model=schemas.Job)
+async def upscale_image(
+    image_id: UUID,
+    body: UpscaleCreate,
+    caller: Generator,
+    derive: Derive,
+    jobs: JobsOf,
+    render: Render,
+    submission: Submitted,
+    prefer: Prefer = None,
+) -> Response:
+    """The picture at two or four times its size, up to 4096 pixels on the long side.
+
+    It is drawn over tile by tile, with new detail; `strength` says how much.
+    """
+    created = await derive.upscale(caller, image_id, body, submission)
+    return await answer_created(caller, jobs, render, created, submission, prefer)
 
 
 @router.head("/v1/images/{image_id}/content", include_in_schema=False)

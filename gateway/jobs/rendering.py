@@ -187,7 +187,8 @@ def _params(row: Mapping[str, Any]) -> dict[str, Any]:
     named = {name: row[name] for name in ("width", "height", "num_images", "seed")}
     references = _without_files(row["references"], "image_id", "upload_id", "url", "role")
     loras = _without_files(row["loras"], "lora", "name", "scale", "sha256", "fit", "franchise")
-    return {**row["params"], **named, "loras": loras, "references": references}
+    source = {name: row["inputs"][name] for name in ("variation_of",) if name in row["inputs"]}
+    return {**row["params"], **source, **named, "loras": loras, "references": references}
 
 
 def _without_files(uses: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:

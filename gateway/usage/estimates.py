@@ -47,9 +47,9 @@ class Work:
 
     @property
     def pixels(self) -> int:
-        """Drawn, for one picture: an upscale draws all of it, the others at a size they were trained for."""
+        """Drawn, for one picture: an upscale draws its tiles, the others at a size they were trained for."""
         if self.task == "upscale":
-            return self.width * self.height
+            return catalog.tiled_pixels(self.model, (self.width, self.height))
         width, height = catalog.native_size(self.model, self.width, self.height)
         return width * height
 

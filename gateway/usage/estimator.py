@@ -1,5 +1,6 @@
 """What a job will take, cost and wait for, before it runs."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -121,12 +122,15 @@ def work_of(row: Mapping[str, Any], model: Model) -> Work:
     if row["task"] not in ("image", "upscale"):
         return Work(model, row["width"], row["height"], num_images=0, before=(row["task"],))
     params = row["params"]
+    steps = params.get("num_inference_steps") or model.num_inference_steps
+    if row["task"] == "upscale":  # a tile begins with a picture that is there already
+        steps = max(1, math.ceil(steps * (params.get("strength") or 1.0)))
     return Work(
         model=model,
         width=row["width"],
         height=row["height"],
         num_images=row["num_images"],
-        steps=params.get("num_inference_steps") or model.num_inference_steps,
+        steps=steps,
         true_cfg_scale=params.get("true_cfg_scale") or 1.0,
         references=sum(use["role"] != "mask" for use in row["references"]),
         task=row["task"],

@@ -5,12 +5,14 @@
 SAMPLES = """
 select c.task, c.gpu, c.gpu_seconds::float * case c.status when 'failed' then 2 else 1 end as gpu_seconds,
   coalesce((c.request ->> 'num_images')::int, 1) as num_images,
-  coalesce((c.request ->> 'num_inference_steps')::int, 1)
+  greatest(1, ceil(coalesce((c.request ->> 'num_inference_steps')::int, 1)
+      * case c.task when 'upscale' then coalesce((c.request ->> 'strength')::float, 1) else 1 end))::int
     * case when (c.request ->> 'true_cfg_scale')::float > 1 then 2 else 1 end as passes,
   case c.task
     when 'image' then coalesce((c.result ->> 'native_width')::int, (c.request ->> 'width')::int)
       * coalesce((c.result ->> 'native_height')::int, (c.request ->> 'height')::int)
-    when 'upscale' then (c.request ->> 'width')::int * (c.request ->> 'height')::int
+    when 'upscale' then coalesce((c.fingerprint ->> 'tiles')::int * (c.result ->> 'native_width')::int
+      * (c.result ->> 'native_height')::int, (c.request ->> 'width')::int * (c.request ->> 'height')::int)
     else 1 end as pixels,
   coalesce(jsonb_array_length(c.request -> 'references'), 0) as "references",
   coalesce((c.timing ->> 'boot_seconds')::float, 0) + coalesce((c.timing ->> 'load_seconds')::float, 0)

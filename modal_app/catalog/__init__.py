@@ -51,6 +51,7 @@ from modal_app.catalog.model import (
 from modal_app.catalog.presets import PANEL_MODEL, PRESETS, Dropped, apply_preset
 from modal_app.catalog.prices import PRICES, Price, cost_usd_micros, price
 from modal_app.catalog.rows import CATALOG, FAST_QUALITIES, at_quality, find
+from modal_app.catalog.tiles import OVERLAP, tile_size, tile_starts, tiled_pixels
 
 __all__ = [
     "ASPECT_MAX",
@@ -61,6 +62,7 @@ __all__ = [
     "FAST_QUALITIES",
     "GPUS",
     "NAMED_SIZES",
+    "OVERLAP",
     "PANEL_MODEL",
     "PRESETS",
     "PRICES",
@@ -103,4 +105,7 @@ __all__ = [
     "offload",
     "price",
     "step_lora",
+    "tile_size",
+    "tile_starts",
+    "tiled_pixels",
 ]

@@ -6,7 +6,6 @@ model was trained on.  Tiles overlap, and their seams are blended.  Works with e
 """
 
 import hashlib
-import math
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,16 +15,11 @@ import numpy as np
 from PIL import Image
 
 from modal_app import catalog
-from modal_app.catalog import Model, Size
+from modal_app.catalog import Size
 from modal_app.contract import ImageRequest, Reference, UpscaleRequest
 from modal_app.engine import Canceled, Drawing, Engine, Files, OnStep, Picture, UnsupportedParameter
 from modal_app.engine.inputs import open_picture
 from modal_app.engine.pictures import resample
-
-TILE_PIXELS = 1024
-"""Longest side of a tile for a model that draws every size."""
-OVERLAP = 1 / 6
-"""Of a tile's side: room for a seam to fade in, at a third more tiles than without."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +44,7 @@ def upscale(
         raise UnsupportedParameter("model", f"{request.model} does not draw over a picture")
     size = (request.width, request.height)
     large = resample(open_picture(files[request.references[0].sha256]).convert("RGB"), size)
-    tiles = list(tiles_of(size, tile_size(model, size)))
+    tiles = list(tiles_of(size, catalog.tile_size(model, size)))
     drawn: list[tuple[Tile, Image.Image]] = []
     fingerprint: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -70,17 +64,9 @@ def upscale(
     )
 
 
-def tile_size(model: Model, size: Size) -> Size:
-    """(width, height) of a tile: what the model was trained on, no larger than the picture."""
-    sides = catalog.native_size(model, TILE_PIXELS, TILE_PIXELS)
-    multiple = catalog.SIZE_MULTIPLE
-    within = [min(side, whole // multiple * multiple) for side, whole in zip(sides, size, strict=True)]
-    return within[0], within[1]
-
-
 def tiles_of(size: Size, tile: Size) -> Iterator[Tile]:
     """Tiles of one size that cover the picture, row by row, evenly spread."""
-    lefts, tops = (_starts(whole, side) for whole, side in zip(size, tile, strict=True))
+    lefts, tops = (catalog.tile_starts(whole, side) for whole, side in zip(size, tile, strict=True))
     for top in tops:
         for left in lefts:
             yield Tile(left, top, tile)
@@ -99,17 +85,10 @@ def blended(size: Size, drawn: list[tuple[Tile, Image.Image]]) -> Image.Image:
     return Image.fromarray((sums / weights).round().clip(0, 255).astype(np.uint8))
 
 
-def _starts(whole: int, side: int) -> list[int]:
-    """Where tiles of ``side`` pixels begin along ``whole`` pixels: the last ends with the picture."""
-    step = side * (1 - OVERLAP)
-    count = 1 + math.ceil(max(0, whole - side) / step)
-    return [round(n * (whole - side) / max(1, count - 1)) for n in range(count)]
-
-
 def _ramp(side: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     """Weights along a side: rising over the overlap, then even; never zero."""
     distance = np.minimum(np.arange(side), np.arange(side)[::-1]) + 1
-    return np.minimum(distance / (side * OVERLAP), 1).astype(np.float32)
+    return np.minimum(distance / (side * catalog.OVERLAP), 1).astype(np.float32)
 
 
 def _run_of(

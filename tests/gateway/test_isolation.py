@@ -135,6 +135,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "PUT /v1/comics/{project_id}/chapters/order": {"ids": []},
     "PATCH /v1/comics/chapters/{chapter_id}": {"name": "b"},
     "PUT /v1/comics/chapters/{chapter_id}/panels/order": {"ids": []},
+    "POST /v1/images/{image_id}/variations": {"num_images": 1},
+    "POST /v1/images/{image_id}/upscale": {"scale": 2},
     "PATCH /v1/webhook-endpoints/{endpoint_id}": {"description": "b"},
     "PATCH /v1/loras/{lora_id}": {"trigger_words": ["b"]},
     "PATCH /v1/prompt-templates/{template_id}": {"name": "b"},
