@@ -26,9 +26,7 @@ class Taken:
 
     async def fields(self, asked: ImageEdit, form: Form) -> dict[str, Any]:
         """``references``, ``mask`` and, where it is not given, the size, as fields of a job."""
-        if not form.pictures:
-            if (asked.model_extra or {}).get("references"):
-                return {}
+        if not form.pictures and not asked.names_pictures:
             raise Malformed("There is no picture to edit.", code="missing_image", param="image")
         rows = [await self._kept(picture) for picture in form.pictures]
         uses = zip(rows, _roles(asked, form), strict=True)
@@ -37,7 +35,7 @@ class Taken:
         }
         if form.mask:
             fields["mask"] = {"upload_id": str((await self._kept(form.mask))["id"])}
-        if asked.size in (None, "auto"):
+        if rows and asked.size in (None, "auto"):
             width, height = like(rows[0]["width"], rows[0]["height"])
             fields["size"] = f"{width}x{height}"
         return fields

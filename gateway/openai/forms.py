@@ -19,6 +19,8 @@ from gateway.openai.translation import STRUCTURED
 
 FILES_LIMIT = 16
 FIELDS_LIMIT = 100
+NESTED_LIMIT = 3
+"""Brackets of a field's name: `loras[][lora]` has two."""
 
 _PICTURES = ("image", "image[]", "url", "url[]")
 _BRACKETS = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])+)")
@@ -83,7 +85,7 @@ def _refusal(error: HTTPException) -> Exception:
 async def _json(request: Request) -> dict[str, Any]:
     try:
         body = await request.json()
-    except (ValueError, ClientDisconnect):
+    except (ValueError, RecursionError, ClientDisconnect):
         raise Malformed("The body is not valid JSON.", code="invalid_json") from None
     if not isinstance(body, dict):
         raise Malformed("The body must be a JSON object.")
@@ -168,6 +170,8 @@ def _put(fields: dict[str, Any], name: str, value: str) -> None:
         fields[name] = value
         return
     keys = [key[:-1] for key in found.group(2).split("[")[1:]]
+    if len(keys) > NESTED_LIMIT:
+        raise Malformed(f"`{name[:64]}` is nested too deeply.", param=name[:64])
     _put_nested(fields, [found.group(1), *keys], value)
 
 

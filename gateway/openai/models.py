@@ -25,8 +25,8 @@ select model, gpu, percentile_cont(0.5) within group (order by seconds)::float a
 from (
   select model, gpu, gpu_seconds / greatest(1, jsonb_array_length(result -> 'images')) as seconds
   from private.generation_calls
-  where status = 'succeeded' and task = 'image' and gpu is not null
-  order by created_at desc limit 5000
+  where status = 'succeeded' and task = 'image' and gpu is not null and finished_at is not null
+  order by finished_at desc limit 5000
 ) lately
 group by model, gpu
 """

@@ -55,7 +55,7 @@ def structured(value: Any, name: str) -> Any:
         return value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Malformed(f"`{name}` is not valid JSON.", code="invalid_json", param=name) from None
 
 
@@ -80,6 +80,12 @@ class ImageEdit(ImageGeneration):
         Field(max_length=10, description="What each picture is for, in order."),
         BeforeValidator(_listed),
     ] = None
+
+    @property
+    def names_pictures(self) -> bool:
+        """Whether the job's own ``references`` came along."""
+        named = structured((self.model_extra or {}).get("references"), "references")
+        return isinstance(named, list) and bool(named)
 
 
 class ImageVariation(ImageEdit):

@@ -4,6 +4,7 @@ import datetime
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 
+from fastapi.exceptions import RequestValidationError
 from psycopg.rows import DictRow
 
 from gateway.auth import Principal
@@ -19,7 +20,7 @@ from gateway.openai.edits import Taken
 from gateway.openai.forms import Form
 from gateway.openai.partial import PartialImages
 from gateway.openai.schemas import CompletedImage, ImageEdit, ImageGeneration, ImagesResponse, PartialImage
-from gateway.openai.translation import job_of, refuse
+from gateway.openai.translation import job_of
 from gateway.uploads.service import Uploads
 
 EXPIRY_GRACE_SECONDS = 30.0
@@ -46,7 +47,7 @@ class OpenAIImages:
 
     async def edit(self, caller: Principal, asked: ImageEdit, form: Form, submission: Submission) -> Created:
         """The job of pictures that came along, which are kept as uploads; once, as above."""
-        refuse(asked)
+        job_of(asked, submission.request_id)  # what is wrong with the words is said before a file is kept
         taken = Taken(self._uploads, caller)
 
         async def body() -> JobCreate:
@@ -55,7 +56,7 @@ class OpenAIImages:
         try:
             with _named_as_sent():
                 created = _row_of(await self._jobs.create_from(caller, body, submission))
-        except ApiError:
+        except (ApiError, RequestValidationError):
             await taken.forget()
             raise
         await (taken.forget() if created.replayed else taken.keep())

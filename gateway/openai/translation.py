@@ -26,10 +26,12 @@ def job_of(asked: ImageGeneration, request_id: str, pictures: Mapping[str, Any] 
 
     ``pictures`` are fields of the job that the pictures of an edit give.
     """
-    refuse(asked)
-    fields, given = {**_translated(asked), **_ours(asked)}, dict(pictures or {})
-    given["references"] = [*given.get("references", []), *fields.get("references", [])]
-    fields |= given
+    _refuse(asked)
+    fields, brought = {**_translated(asked), **_ours(asked)}, dict(pictures or {})
+    named = fields.get("references", [])
+    if isinstance(named, list):
+        brought["references"] = [*brought.get("references", []), *named]
+    fields |= brought
     fields["metadata"] = _metadata(asked, request_id, fields.get("metadata"))
     try:
         return JobCreate.model_validate(fields)
@@ -42,7 +44,7 @@ def is_alias(model: str | None) -> bool:
     return not model or bool(ALIAS.fullmatch(model))
 
 
-def refuse(asked: ImageGeneration) -> None:
+def _refuse(asked: ImageGeneration) -> None:
     """BadRequest for what cannot be done, whatever the model."""
     if asked.background == "transparent":
         raise _unsupported("background", "Pictures have no transparency here: leave `background` opaque.")
@@ -52,7 +54,8 @@ def refuse(asked: ImageGeneration) -> None:
         raise _unsupported("partial_images", "Partial pictures come with `stream` only.")
     for name in asked.model_extra or {}:
         if name not in JobCreate.model_fields:
-            raise _unsupported(name[:64], f"There is no parameter `{name[:64]}`.")
+            shown = name[:64].encode("utf-8", "replace").decode()  # half a surrogate pair fits into no answer
+            raise _unsupported(shown, f"There is no parameter `{shown}`.")
 
 
 def _unsupported(param: str, detail: str) -> BadRequest:
@@ -78,7 +81,8 @@ def _translated(asked: ImageGeneration) -> dict[str, Any]:
 def _ours(asked: ImageGeneration) -> dict[str, Any]:
     """The job's own fields that came along."""
     given = {name: value for name, value in (asked.model_extra or {}).items() if value is not None}
-    return {name: structured(v, name) if name in STRUCTURED else v for name, v in given.items()}
+    read = {name: structured(v, name) if name in STRUCTURED else v for name, v in given.items()}
+    return {name: value for name, value in read.items() if value is not None}
 
 
 def _metadata(asked: ImageGeneration, request_id: str, given: Any) -> Any:

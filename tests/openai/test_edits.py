@@ -65,6 +65,33 @@ async def test_a_body_that_is_no_form_is_refused(
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"prompt": "a", "\\ud800": 1}',
+        b'{"prompt": "\\ud800"}',
+        b'{"prompt": "a", "negative_prompt": "\\u0000"}',
+        b'{"prompt": "a", "loras": "' + b"[" * 100_000 + b'"}',
+        b'{"prompt": "a", "metadata": "5"}',
+        b'{"prompt": "a", "metadata": [["request_id", 1]]}',
+        b'{"prompt": "a", "references": "null", "mask": "{}"}',
+        b'{"prompt": "a", "seed": 1e400}',
+        b'{"prompt": "a", "model": "\\ud83d"}',
+        b'{"prompt": "a", "size": "\xc2\xb2x\xc2\xb2"}',
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/images/generations", EDITS])
+async def test_hostile_json_is_refused(user: User, path: str, body: bytes) -> None:
+    answer = await user.http.post(path, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422), answer.text
+
+
+@pytest.mark.parametrize("name", ["a[b][c][d][e]", "metadata[][]", "prompt[a]", "\x00", "mask[]"])
+async def test_hostile_names_of_a_form_are_refused(user: User, name: str) -> None:
+    answer = await edit(user, **{name: "a"})
+    assert answer.status_code in (400, 422), answer.text
+
+
 NO_PICTURE = "data:image/png;base64,AAAA"
 
 
