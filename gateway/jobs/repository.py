@@ -47,12 +47,11 @@ class Jobs:
                 await _execute(connection, also)
         return row
 
-    async def reserve(self, wanted: UUID, credential: str, sha256: str, retry: int) -> UUID:
+    async def reserve(self, wanted: UUID | None, credential: str, sha256: str, retry: int) -> UUID | None:
         """``wanted``, or the id of the job that an earlier try of the same request has made or will make."""
         values = {"wanted": wanted, "credential": credential, "sha256": sha256, "retry": retry}
         row = await self._db.one(sql.RESERVE, values | {"window_seconds": RETRY_WINDOW_SECONDS})
-        assert row is not None
-        return UUID(str(row["id"]))
+        return row["id"] if row else None
 
     async def find_answer(self, user_id: UUID, key: str) -> DictRow | None:
         """What the first request with this idempotency key was answered."""

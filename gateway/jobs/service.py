@@ -24,7 +24,7 @@ from gateway.jobs.plans import Statement
 from gateway.jobs.references import References
 from gateway.jobs.repository import Jobs
 from gateway.jobs.schemas import EstimateWarning, JobCreate, JobEstimate
-from gateway.jobs.submission import Submission
+from gateway.jobs.submission import OVERTAKING_SECONDS, Submission
 from gateway.safety import refuse_minors
 from gateway.usage.budgets import Budgets
 from gateway.usage.estimator import Estimator, work_of
@@ -257,7 +257,13 @@ class JobService:
         wanted = uuid4()
         if submission is None or submission.key is not None or submission.retry is None:
             return wanted
-        return await self._jobs.reserve(wanted, caller.credential, sha256, submission.retry)
+        asking = caller.credential, sha256, submission.retry
+        if submission.repeats:
+            found = await self._jobs.reserve(None, *asking)
+            if found is not None:
+                return found
+            await asyncio.sleep(OVERTAKING_SECONDS)
+        return await self._jobs.reserve(wanted, *asking) or wanted
 
     async def _made(
         self,

@@ -14,6 +14,10 @@ from fastapi import Depends, Header, Request
 RETRY_WINDOW_SECONDS = 600.0
 """How far back a repeat without a key looks for a job that has ended; one that runs it always finds."""
 
+OVERTAKING_SECONDS = 0.25
+"""How long a repeat that finds nothing waits for a first try that it may have overtaken: a gateway under load
+takes a moment between a request and its first statement."""
+
 IdempotencyKey = Annotated[
     str | None,
     Header(

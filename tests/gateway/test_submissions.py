@@ -91,6 +91,15 @@ async def test_a_repeat_whose_first_try_never_arrived_makes_the_job_once(product
     assert len(await jobs_of(user)) == 1
 
 
+async def test_a_repeat_waits_a_moment_for_a_first_try_that_is_on_its_way(product: Stack) -> None:
+    user = product.new_user()
+    repeat = asyncio.create_task(post(user, 1))
+    await asyncio.sleep(0.05)
+    first = await post(user, 0)
+    assert (await repeat).json()["id"] == first.json()["id"]
+    assert len(await jobs_of(user)) == 1
+
+
 async def test_a_first_try_that_its_repeat_overtakes_finds_the_job_made(product: Stack) -> None:
     """The first try has told who it is and is held up; the repeat comes first to the job."""
     user = product.new_user()
