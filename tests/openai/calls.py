@@ -130,13 +130,21 @@ async def refuses_what_it_cannot_do_by_name(client: Client) -> None:
         {"complexity": "high"},
         {"frame_count": 4},
         {"negative_prompt": "green"},
-        {"loras": json.dumps([{"lora": "sepia", "scale": 0.5}])},
-        {"loras": [{"lora": "sepia"}]},
         {"no_such_field": 1},
     ]
     for extra in cannot:
         error = await client.refused(openai.BadRequestError, client.generate(extra_body=extra))
         assert (error.code, error.param) == ("unsupported_parameter", next(iter(extra))), error.body
+
+
+@call
+async def takes_loras_as_a_list_or_as_json(client: Client) -> None:
+    named: list[dict[str, Any]] = [{"lora": "no-such", "scale": 0.5}]
+    for loras in (named, json.dumps(named)):
+        error = await client.refused(openai.NotFoundError, client.generate(extra_body={"loras": loras}))
+        assert error.param == "loras" and "no-such" in error.message
+    wrong = client.generate(extra_body={"loras": "[{"})
+    assert (await client.refused(openai.UnprocessableEntityError, wrong)).param == "loras"
 
 
 @call
