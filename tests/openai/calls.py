@@ -430,7 +430,7 @@ async def refuses_edits_that_make_no_sense(client: Client) -> None:
     wrong: list[tuple[dict[str, Any], type[Exception], str, str]] = [
         ({"image": b"no picture"}, openai.BadRequestError, "not_a_picture", "image"),
         ({"mask": b"no picture"}, openai.BadRequestError, "not_a_picture", "mask"),
-        ({"model": "instant"}, *unsupported, "image"),
+        ({"model": "instant", "extra_body": {"roles": ["style"]}}, *unsupported, "image"),
         ({"extra_body": {"markup": "x"}}, *unsupported, "markup"),
         ({"extra_body": {"background": "transparent"}}, *unsupported, "background"),
         (
