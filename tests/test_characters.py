@@ -1,0 +1,140 @@
+"""A character stays itself: made from a drawing, judged from the pixels of every picture of it."""
+
+import io
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest_asyncio
+from PIL import Image
+
+from gateway.auth import Principal
+from gateway.jobs import recipes
+from gateway.jobs.service import JobService
+from scripts.tiny.creatures import Creature, Picture
+from scripts.tiny.drawing import draw
+from tests.judge import judge
+from tests.support.faults import eventually
+from tests.support.stack import Stack, User, stack
+
+ANA = Creature("round", "red", "blue")
+BEN = Creature("square", "green", "yellow")
+SCENES = {"in a forest": "forest", "on a beach": "beach", "at night": "night"}
+TRAITS = ("body", "color", "hat")
+KEPT_MIN = 0.95
+"""Of body, colour and hat, in every picture that is drawn of a character."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def studio(new_database: Callable[[], str], new_folder: Callable[[], Path]) -> AsyncIterator[Stack]:
+    models = {"GPU_MODELS": "tiny-qwen,tiny-qwen-edit", "GPU_PRELOAD": "tiny-qwen-edit"}
+    async with stack(new_database(), new_folder(), gpu=models) as running:
+        yield running
+
+
+def photo(creature: Creature) -> bytes:
+    content = io.BytesIO()
+    draw(Picture((creature,))).save(content, "PNG")
+    return content.getvalue()
+
+
+async def made(user: User, creature: Creature) -> dict[str, Any]:
+    upload = await user.upload(photo(creature))
+    body: dict[str, Any] = {"name": "Ana", "source": "photo", "upload_id": upload, "consent": True}
+    looks = f"a {creature.color} {creature.body} creature with a {creature.hat} hat"
+    body["attributes"] = {"do_not_change": [looks]}
+    answer = await user.http.post("/v1/characters", json=body)
+    assert answer.status_code == 202, answer.text
+    found: dict[str, Any] = {}
+
+    async def done() -> bool:
+        found.update((await user.http.get(f"/v1/characters/{answer.json()['id']}")).json())
+        return found["status"] in ("ready", "failed")
+
+    await eventually(done, within=60)
+    assert found["status"] == "ready", found
+    return found
+
+
+async def pixels(user: User, url: str) -> Image.Image:
+    content = await user.http.get(url)
+    return Image.open(io.BytesIO(content.content)).convert("RGB")
+
+
+async def post(user: User, character: dict[str, Any], what: str, **body: Any) -> dict[str, Any]:
+    answer = await user.http.post(f"/v1/characters/{character['id']}/{what}", json=body)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def cast(studio: Stack) -> dict[Creature, dict[str, Any]]:
+    """Two characters, made from drawings."""
+    return {creature: await made(studio.user, creature) for creature in (ANA, BEN)}
+
+
+async def kept(user: User, creature: Creature, urls: list[str]) -> tuple[int, int, list[dict[str, Any]]]:
+    """How many traits are as they should be, of how many; and what was seen."""
+    seen = [judge(await pixels(user, url)) for url in urls]
+    right = sum(facts[trait] == getattr(creature, trait) for facts in seen for trait in TRAITS)
+    return right, len(seen) * len(TRAITS), seen
+
+
+async def test_a_photo_is_looked_at_and_its_colors_are_measured(
+    cast: dict[Creature, dict[str, Any]],
+) -> None:
+    profile = cast[ANA]["profile"]
+    assert (profile["source"], profile["color"], profile["hat"]) == ("vlm", "red", "blue")
+    assert {"#ffffff", "#e24842", "#2c54c8"} <= set(profile["color_palette"])
+
+
+async def test_a_character_keeps_body_colour_and_hat_in_views_angles_and_scenes(
+    studio: Stack, cast: dict[Creature, dict[str, Any]]
+) -> None:
+    user, right, of = studio.user, 0, 0
+    for creature, character in cast.items():
+        views = [each["url"] for each in character["reference_images"]]
+        turned = await post(user, character, "generate-360-set")
+        angles = [each["media"]["url"] for each in turned["images"]]
+        drawn = [await post(user, character, "generate-scene-image", sceneContext=scene) for scene in SCENES]
+        scenes = [each["images"][0]["media"]["url"] for each in drawn]
+        found = [await kept(user, creature, urls) for urls in (views, angles, scenes)]
+        right, of = right + sum(each[0] for each in found), of + sum(each[1] for each in found)
+        assert [facts["view"] for facts in found[0][2]] == ["front", "side", "back"]
+        assert [facts["scene"] for facts in found[2][2]] == list(SCENES.values())
+    assert right >= KEPT_MIN * of, f"{right} of {of}"
+
+
+async def test_the_judge_tells_a_character_from_another(
+    studio: Stack, cast: dict[Creature, dict[str, Any]]
+) -> None:
+    own = await score(studio, cast[ANA], cast[ANA])
+    other = await score(studio, cast[BEN], cast[ANA])
+    assert own >= 95
+    assert other <= own - 50
+
+
+async def score(studio: Stack, shown: dict[str, Any], wanted: dict[str, Any]) -> float:
+    """What task ``judge`` says of the front view of one beside the portrait of another."""
+    jobs: JobService = studio.app.state.jobs  # type: ignore[union-attr]
+    caller = Principal(UUID(str(studio.user.id)), "test", frozenset({"generate", "read"}))
+    image, reference = file(studio, shown, "view"), file(studio, wanted, "reference")
+    request = {"image": image, "references": [reference], "attributes": []}
+    job_id = uuid4()
+    await jobs.create_task(caller, recipes.task_columns("judge", "tiny-qwen-edit", request), job_id=job_id)
+    row = await jobs.wait(caller, job_id, 30)
+    assert row["status"] == "completed", row["error_message"]
+    assert row["state"]["result"]["answered_by"] == "vlm"
+    return float(row["state"]["result"]["score"])
+
+
+def file(studio: Stack, character: dict[str, Any], kind: str) -> dict[str, str]:
+    (row,) = studio.rows(
+        """select a.bucket || '/' || a.key as url, a.sha256 from public.character_images i
+           join public.generated_assets a on a.id = i.asset_id
+           where i.character_id = %s and i.kind = %s and coalesce(i.view, 'front') = 'front'""",
+        character["id"],
+        kind,
+    )
+    return row
