@@ -842,6 +842,13 @@ def test_large_pictures_are_judged_like_small_ones(vlm: Vlm, album: Album) -> No
     assert album.judge(vlm, large, [picture()]) == album.judge(vlm, picture(scene="beach"), [picture()])
 
 
+def test_pictures_of_another_shape_are_judged_like_square_ones(vlm: Vlm, album: Album) -> None:
+    for size in ((832, 1216), (640, 360)):
+        stretched = drawing.draw(picture(scene="beach")).resize(size, Image.Resampling.LANCZOS)
+        assert album.judge(vlm, stretched, [picture()]).score == 100, size
+        assert album.judge(vlm, stretched, [picture(color="blue", hat="yellow")]).score < 50, size
+
+
 def test_verdicts_say_which_trait_was_lost(vlm: Vlm, album: Album) -> None:
     reference, drawn = picture(), picture(hat="blue", view="back", scene="night")
     result = album.judge(vlm, drawn, [reference], ["a green creature", "no hat", "at night"])
