@@ -64,7 +64,7 @@ async def reaches(user: User, job_id: str, stage: str) -> None:
 ROW: dict[str, Any] = {
     **{"prompt_input": "a fox", "prompt_enhanced": None, "prompt_final": "a fox", "prompt_negative": None},
     **{"model": "instant", "width": 64, "height": 64, "num_images": 1, "seed": 7, "style": "design/anime"},
-    **{"params": {"num_inference_steps": 1}, "references": [], "inputs": {}, "state": {}},
+    **{"params": {"num_inference_steps": 1}, "references": [], "loras": [], "inputs": {}, "state": {}},
     **{"cost_usd_micros": 0, "estimated_usd_micros": 10},
 }
 JOB = ClaimedJob(

@@ -20,6 +20,7 @@ from tests.judge import judge
 from tests.modal_app.conftest import CREATURE, new_key
 
 ROOT = Path(__file__).parents[2]
+DRAWN = str(ROOT / "docs/images/drawn.png")
 SEPIA = Path(__file__).parents[1] / "data" / "loras" / "sepia" / "pytorch_lora_weights.safetensors"
 FRAME = SEPIA.parents[1] / "frame" / SEPIA.name
 SMALL: dict[str, Any] = {"width": 96, "height": 96, "seed": 7}
@@ -91,7 +92,7 @@ def pixels(path: str | Path = "test_output.png") -> np.ndarray:
         ({"out": "nowhere/picture.png"}, "no folder nowhere"),
         ({"model": "instant", "negative_prompt": "fog"}, "instant does not support negative_prompt"),
         ({"model": "instant", "lora": str(SEPIA)}, "instant does not support loras"),
-        ({"model": "instant", "image": str(ROOT / "docs/images/drawn.png")}, "takes up to 0 references"),
+        ({"model": "instant", "image": ",".join([DRAWN] * 4)}, "takes up to 3 references"),
         ({"model": "qwen-image-fast", "negative_prompt": "fog"}, "does not support negative_prompt"),
     ],
 )
@@ -167,8 +168,8 @@ def request_of(models: commands.Models = QWEN, **changes: Any) -> ImageRequest:
         ({"model": "qwen-image", "quality": "medium"}, "qwen-image-fast", 8),
         ({"model": "sdxl", "quality": "low"}, "sdxl", 15),
         ({"model": "sdxl", "quality": "low", "steps": 33}, "sdxl", 33),
-        ({"image": str(ROOT / "docs/images/drawn.png")}, "qwen-image-edit-fast", 4),
-        ({"image": str(ROOT / "docs/images/drawn.png"), "quality": "max"}, "qwen-image-edit", 100),
+        ({"image": DRAWN}, "qwen-image-edit-fast", 4),
+        ({"image": DRAWN, "quality": "max"}, "qwen-image-edit", 100),
     ],
 )
 def test_quality_and_pictures_choose_the_row_and_its_steps(
@@ -200,7 +201,7 @@ def test_files_are_named_by_their_hash_in_order_and_go_along_as_bytes(desk: Path
 
 
 def test_a_model_that_paints_over_a_picture_takes_it_for_that() -> None:
-    request = request_of(model="tiny-qwen", image=str(ROOT / "docs/images/drawn.png"))
+    request = request_of(model="tiny-qwen", image=DRAWN)
     assert [each.role for each in request.references] == ["init"]
 
 
@@ -226,7 +227,7 @@ def test_a_seed_is_drawn_unless_one_is_given() -> None:
 
 def test_too_many_pictures_are_refused_by_the_request() -> None:
     with pytest.raises(BadOption, match="references"):
-        request_of(image=",".join([str(ROOT / "docs/images/drawn.png")] * 11))
+        request_of(image=",".join([DRAWN] * 11))
 
 
 def test_the_end_is_told_with_seconds_gpu_and_cost(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -282,6 +282,14 @@ TABLES = [
         touch="kind",
     ),
     Table("private.bills", "(day, usd_micros) values (current_date, 1)", "----", "s---", touch="usd_micros"),
+    Table(
+        "private.budget_counts",
+        "(user_id, set_by, starts_at, day_starts_at, held_usd_micros, spent_usd_micros, images, gpu_seconds)"
+        " values (%(owner)s, 'user', now(), now(), 0, 0, 0, 0)",
+        owner="----",
+        service="siu-",
+        touch="images",
+    ),
     Table("private.budget_use", "", "----", "s---", touch="period"),
     Table(
         "private.deletions",
