@@ -65,7 +65,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(health.router)
     app.include_router(metrics_routes.router)
     app.include_router(studio.router)
-    app.mount("/studio", studio.files)
     return app
 
 

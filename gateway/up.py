@@ -295,7 +295,7 @@ def _welcome(url: str, key: str, data: Path) -> None:
         f"""
   picture  {picture}
            {job["images"][0]["url"]}
-  page     {url}/#key={key}
+  page     {url}/
   API key  {key}
 
   curl -s {url}/v1/jobs -H 'Authorization: Bearer {key}' \\

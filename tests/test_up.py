@@ -141,7 +141,7 @@ def test_it_draws_a_first_picture_and_says_where_everything_is(up: Up) -> None:
     picture = Path(re.search(r"picture  (\S+)", up.printed)[1])  # type: ignore[index]
     seen = judge(Image.open(picture).convert("RGB"))
     assert (seen["body"], seen["color"], seen["hat"], seen["scene"]) == ("round", "red", "blue", "beach")
-    assert f"page     {up.url}/#key={up.key}" in up.printed
+    assert f"page     {up.url}/\n" in up.printed
     assert f"API key  {up.key}" in up.printed
     assert up.key.startswith("tk_")
     assert stat.S_IMODE((up.data / "dev-key").stat().st_mode) == 0o600
@@ -161,13 +161,21 @@ def test_the_page_is_served_without_a_key_and_calls_nobody_else(up: Up) -> None:
     assert page.status_code == 200
     assert "default-src 'self'" in page.headers["content-security-policy"]
     needed = re.findall(r'(?:src|href)="(/[^"]+)"', page.text)
-    assert {"/studio/app.js", "/studio/style.css"} <= set(needed)
-    for path in needed:
-        assert httpx.get(up.url + path).status_code == 200, path
-    sources = page.text + "".join(
-        httpx.get(up.url + path).text for path in ("/studio/app.js", "/studio/style.css")
-    )
-    assert not re.findall(r"https?://(?!www\.w3\.org)", sources)
+    assert {path.rpartition("/")[2] for path in needed} >= {"app.js", "style.css"}
+    sources = [httpx.get(up.url + path) for path in needed]
+    assert {source.status_code for source in sources} == {200}
+    strange = re.compile(r"https?://(?!www\.w3\.org|127\.0\.0\.1)")
+    assert not [source.url for source in sources if strange.search(source.text)]
+
+
+def test_a_browser_on_this_machine_is_signed_in_and_draws(up: Up) -> None:
+    with httpx.Client(base_url=up.url) as browser:
+        assert "Signing in" in browser.get("/", follow_redirects=True).text
+        assert browser.post("/v1/session", json={}).status_code == 200
+        page = browser.get("/", follow_redirects=True)
+        assert page.url.path == "/generate"
+        assert "first" not in page.url.query.decode()
+        assert 'data-page="generate"' in page.text
 
 
 def test_generate_writes_the_picture_and_prints_seconds_and_cost(up: Up, tmp_path: Path) -> None:

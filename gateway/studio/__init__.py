@@ -1,31 +1,9 @@
-"""The page at ``/``: a client of the public API that runs in the browser and nowhere else.
+"""The studio: pages rendered here, over the public API and nothing else.
 
-It is three files, served as they are.  What it shows it asks the API for, with the key that the address it
-was opened with carries behind ``#``, a part that browsers never send.
+Pages ask the API as the browser's user (``api.py``), templates make HTML of the answers, and the module in
+``static/`` does in the browser what changes something: it calls ``/v1`` with the login cookie.
 """
 
-from pathlib import Path
+from gateway.studio.pages import router
 
-from fastapi import APIRouter
-from fastapi.responses import FileResponse
-from fastapi.staticfiles import StaticFiles
-
-FOLDER = Path(__file__).parent / "files"
-HEADERS = {
-    "Cache-Control": "no-cache",
-    "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'"
-    ),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-
-router = APIRouter(include_in_schema=False)
-files = StaticFiles(directory=FOLDER)
-"""Script, stylesheet and icon, under ``/studio``."""
-
-
-@router.get("/")
-async def page() -> FileResponse:
-    """The page itself; it holds nothing of anybody's, so it needs no credential."""
-    return FileResponse(FOLDER / "index.html", headers=HEADERS)
+__all__ = ["router"]

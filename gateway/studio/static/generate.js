@@ -1,0 +1,405 @@
+// The generate page: from a form to a picture on the stage.
+
+import { call, ended, here, onJob, part, randomId, unwatch, watch } from "./api.js";
+import { $, actions, announce, fail, showCall, toast } from "./ui.js";
+
+const EXAMPLES = [
+  "a red round creature with a blue hat, front view, on a beach",
+  "a yellow pointy creature at night",
+  "a green square creature, side view, in a forest",
+];
+const STAGES = {
+  enhancing: "Enhancing the prompt",
+  loading: "Starting a GPU, about 40 s",
+  generating: "Drawing",
+  storing: "Saving the picture",
+};
+const DRAFT = "draft:/generate";
+const FLOW = "flow_id";
+const PICTURES = ["image/png", "image/jpeg", "image/webp"];
+const PRICE_AFTER_MS = 350;
+
+let form;
+let current = null; // the job on the stage
+let references = []; // {use: {image_id or upload_id}, role, src}
+let loras = []; // {lora, scale, name}
+let pricing = 0;
+
+export function startGenerate() {
+  form = $("desk");
+  Object.assign(actions, {
+    dice: () => setSeed(crypto.getRandomValues(new Uint32Array(1))[0], true),
+    lock: (button) => setLock(button.ariaPressed !== "true"),
+    example: () => fill({ prompt: EXAMPLES[Math.floor(Math.random() * EXAMPLES.length)] }),
+    suggest, cancel, retry,
+    template: useTemplate,
+    "add-lora": (select) => { addLora(select.value, select.selectedOptions[0].textContent); select.value = ""; },
+    "same-seed": (button) => { setSeed(button.dataset.seed, true); openSheet(); toast("The next picture has this seed"); },
+    "use-as-reference": (button) => addReference({ image_id: button.dataset.image }, button.dataset.src),
+    "api-call": (button) => showCall(button.dataset.body ? JSON.parse(button.dataset.body) : body()),
+    "open-sheet": openSheet,
+    "close-sheet": closeSheet,
+  });
+  form.addEventListener("submit", generate);
+  form.addEventListener("input", changed);
+  form.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+    if (event.key === "Escape") closeSheet();
+  });
+  $("files").addEventListener("change", () => { bring($("files").files); $("files").value = ""; });
+  takePictures();
+  restore();
+  onJob(moved);
+  if ($("stage").dataset.job && $("stage").querySelector(".easel:empty")) take($("stage").dataset.job);
+  askPrice();
+  if (innerWidth > 820 && !location.hash) $("prompt").focus({ preventScroll: true });
+}
+
+// The body of POST /v1/jobs, with what is left open left out.
+function body() {
+  const found = Object.fromEntries([...new FormData(form)].filter(([, value]) => value !== ""));
+  const { prompt, style, size, quality, seed, model, num_images, num_inference_steps, negative_prompt, product, enhance } = found;
+  const metadata = { flow_id: flowId(), ...(product && { product }), ...(form.dataset.franchise && { franchise: form.dataset.franchise }) };
+  return {
+    prompt, ...(style && { style }), size,
+    ...(quality !== "auto" && { quality }), ...(model && model !== "auto" && { model }),
+    ...(seed && { seed: Number(seed) }), ...(Number(num_images) > 1 && { num_images: Number(num_images) }),
+    ...(num_inference_steps && { num_inference_steps: Number(num_inference_steps) }),
+    ...(negative_prompt && { negative_prompt }), ...(enhance && { enhance: true }),
+    ...(loras.length && { loras: loras.map(({ lora, scale }) => ({ lora, scale })) }),
+    ...(references.length && { references: references.map(({ use, role }) => ({ ...use, ...(role !== "reference" && { role }) })) }),
+    metadata,
+  };
+}
+
+// One wish, from the first words to the cart, is one flow.
+function flowId() {
+  const known = sessionStorage.getItem(FLOW) ?? randomId();
+  sessionStorage.setItem(FLOW, known);
+  return known;
+}
+
+async function generate(event) {
+  event.preventDefault();
+  if (current && !ended(current)) return toast("One is being drawn; cancel it first, or wait.");
+  closeSheet();
+  await begin(() => call("POST", "/v1/jobs", body(), { "Idempotency-Key": randomId() }));
+}
+
+// From a call that answers a job to its first sign on the stage.
+async function begin(create) {
+  $("draw").disabled = true;
+  try {
+    take(await create());
+  } catch (problem) {
+    refused(problem);
+  } finally {
+    $("draw").disabled = false;
+  }
+}
+
+async function take(jobOrId) {
+  const job = typeof jobOrId === "string" ? await call("GET", `/v1/jobs/${jobOrId}`) : jobOrId;
+  if (current) unwatch(current.id);
+  current = job;
+  history.replaceState(null, "", `/generate?job=${job.id}`);
+  if (ended(job)) return show(job);
+  $("stage").replaceChildren($("waiting").content.cloneNode(true));
+  announce("Generating your design");
+  progress(job);
+  watch(job);
+}
+
+function moved(job, event) {
+  if (job.id !== current?.id) return ended(job) && job.images.length ? addRecent(job) : undefined;
+  const stage = current.stage;
+  current = job;
+  if (ended(job)) return show(job);
+  progress(job);
+  if (event === "preview") preview(job.preview);
+  if (job.stage !== stage) announce(words(job));
+}
+
+const words = (job) => {
+  if (job.status === "queued") return job.queue_position > 1 ? `Queued, ${job.queue_position - 1} before it` : "Queued, next in line";
+  return STAGES[job.stage] ?? "Working";
+};
+
+function progress(job) {
+  const stage = $("stage");
+  const bar = stage.querySelector("progress");
+  if (!bar) return;
+  stage.querySelector("[data-part=stage]").textContent = job.stage === "generating" && job.steps ? `Step ${job.step} of ${job.steps}` : words(job);
+  stage.querySelector("[data-part=left]").textContent = job.eta_seconds >= 1 ? `about ${Math.round(job.eta_seconds)} s left` : "";
+  job.progress > 0 ? (bar.value = job.progress) : bar.removeAttribute("value");
+}
+
+function preview({ content_type, b64_json }) {
+  const image = $("stage").querySelector(".preview");
+  if (!image) return;
+  image.src = `data:${content_type};base64,${b64_json}`;
+  image.hidden = false;
+  image.closest(".easel").classList.add("has-preview");
+}
+
+// The end of a job on the stage; whatever has the focus outside of it keeps it.
+async function show(job) {
+  try {
+    const result = await part(`/ui/jobs/${job.id}/result`);
+    if (current.id !== job.id) return;
+    $("stage").replaceChildren(result);
+    $("stage").dataset.job = job.id;
+  } catch (problem) {
+    return fail(problem);
+  }
+  announce({ completed: "Picture ready", failed: "The picture was not drawn", canceled: "Canceled" }[job.status]);
+  if (job.status === "completed") addRecent(job);
+  if ($("desk").querySelector("[data-do=lock]").ariaPressed !== "true") $("seed").value = "";
+  save();
+}
+
+async function addRecent(job) {
+  if (document.querySelector(`#recent [data-tile="${job.images[0].id}"]`)) return;
+  const fresh = await part(`/ui/jobs/${job.id}/card`);
+  if (document.querySelector(`#recent [data-tile="${job.images[0].id}"]`)) return;
+  $("recent").prepend(fresh);
+  $("recent").closest("section").hidden = false;
+}
+
+// The API says no before there is a job.
+function refused(problem) {
+  const easel = Object.assign(document.createElement("div"), { className: "easel" });
+  const message = Object.assign(document.createElement("div"), { className: "message" });
+  message.setAttribute("role", "alert");
+  const title = Object.assign(document.createElement("h2"), { className: "bad", textContent: problem.title ?? "That did not work" });
+  const text = Object.assign(document.createElement("p"), { textContent: problem.message });
+  const again = Object.assign(document.createElement("button"), { type: "button", textContent: "Try again" });
+  again.addEventListener("click", () => form.requestSubmit());
+  const help = Object.assign(document.createElement("a"), { href: "/settings#support", textContent: "Get help", className: "muted" });
+  message.append(title, text, again, help);
+  easel.append(message);
+  $("stage").replaceChildren(easel);
+  current = null;
+}
+
+async function cancel(button) {
+  button.disabled = true;
+  try {
+    const job = await call("POST", `/v1/jobs/${current.id}/cancel`);
+    if (ended(job)) moved(job, "canceled");
+  } catch (problem) {
+    button.disabled = false;
+    fail(problem);
+  }
+}
+
+const retry = (button) => begin(() => call("POST", `/v1/jobs/${button.dataset.job}/retry`));
+
+// Drafts: kept for the tab, through reloads and restarts.
+function changed() {
+  save();
+  clearTimeout(pricing);
+  pricing = setTimeout(askPrice, PRICE_AFTER_MS);
+}
+
+function save() {
+  const fields = Object.fromEntries(new FormData(form));
+  const locked = form.querySelector("[data-do=lock]").ariaPressed;
+  sessionStorage.setItem(DRAFT, JSON.stringify({ ...fields, enhance: form.elements.enhance.checked, locked, references, loras }));
+}
+
+function restore() {
+  const draft = JSON.parse(sessionStorage.getItem(DRAFT) ?? "null");
+  if (draft && !form.dataset.recalled) return fill(draft);
+  recall();
+}
+
+// Another job's request was asked for; the server has filled in its words and choices.
+function recall() {
+  references = JSON.parse(form.dataset.references).map(({ role, ...use }) => ({ use, role: role ?? "reference", src: pictureOf(use) }));
+  loras = JSON.parse(form.dataset.loras).map(({ lora, name, scale }) => ({ lora, name: name ?? lora, scale }));
+  drawReferences();
+  drawLoras();
+}
+
+const pictureOf = ({ image_id, upload_id, url }) => (image_id ? `/v1/images/${image_id}/thumbnail` : upload_id ? `/v1/uploads/${upload_id}/content` : url);
+
+function fill(draft) {
+  for (const [name, value] of Object.entries(draft)) {
+    const field = form.elements[name];
+    if (field?.type === "checkbox") field.checked = value;
+    else if (field && typeof value === "string") field.value = value;
+  }
+  if (draft.locked) setLock(draft.locked === "true");
+  if (draft.references) references = draft.references;
+  if (draft.loras) loras = draft.loras;
+  drawReferences();
+  drawLoras();
+  changed();
+}
+
+async function askPrice() {
+  const words = form.elements.prompt.value.trim();
+  try {
+    const estimate = await call("POST", "/v1/jobs/estimate", { ...body(), prompt: words || "a picture", metadata: {} });
+    const cost = estimate.estimated_usd_micros / 1e6;
+    const time = estimate.eta_seconds === null ? "" : `about ${Math.max(1, Math.round(estimate.eta_seconds))} s · `;
+    $("price").textContent = `${time}$${cost >= 0.01 ? cost.toFixed(2) : cost.toPrecision(2)}`;
+    $("price").title = estimate.warnings.map((warning) => warning.message).join(" ");
+  } catch {
+    $("price").textContent = "";
+  }
+}
+
+function setSeed(seed, locked) {
+  $("seed").value = seed;
+  setLock(locked);
+  changed();
+}
+
+function setLock(locked) {
+  form.querySelector("[data-do=lock]").ariaPressed = String(locked);
+  save();
+}
+
+// Style, product and franchise as the words name them.
+async function suggest(button) {
+  const prompt = form.elements.prompt.value.trim();
+  if (!prompt) return $("prompt").focus();
+  button.disabled = true;
+  try {
+    const found = await call("POST", "/v1/prompts/parse", { prompt });
+    if (found.style) form.elements.style.value = found.style;
+    if (found.product) form.elements.product.value = found.product;
+    found.franchise ? (form.dataset.franchise = found.franchise) : delete form.dataset.franchise;
+    const named = [found.style && `style ${found.style}`, found.product && `product ${found.product}`, found.franchise].filter(Boolean);
+    toast(named.length ? `Found: ${named.join(", ")}` : "These words name no style of ours and no product");
+    changed();
+  } catch (problem) {
+    fail(problem);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+async function useTemplate(select) {
+  const { value: id, selectedOptions: [chosen] } = select;
+  select.value = "";
+  if (!id) return;
+  const dialog = $("template-dialog");
+  const defaults = JSON.parse(chosen.dataset.defaults);
+  dialog.querySelector("[data-part=fields]").replaceChildren(...JSON.parse(chosen.dataset.variables).map((name) => {
+    const field = Object.assign(document.createElement("label"), { className: "field", textContent: name });
+    field.append(Object.assign(document.createElement("input"), { name, value: defaults[name] ?? "", required: !(name in defaults) }));
+    return field;
+  }));
+  dialog.returnValue = "";
+  dialog.showModal();
+  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
+  if (dialog.returnValue !== "use") return;
+  const variables = Object.fromEntries(new FormData(dialog.querySelector("form")));
+  call("POST", `/v1/prompt-templates/${id}/render`, { variables }).then(({ prompt }) => fill({ prompt }), fail);
+}
+
+// Pictures to draw from: chosen, dropped anywhere, or pasted.
+function takePictures() {
+  addEventListener("dragover", (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault();
+    $("drop").classList.add("over");
+  });
+  addEventListener("dragleave", (event) => { if (!event.relatedTarget) $("drop").classList.remove("over"); });
+  addEventListener("drop", (event) => {
+    $("drop").classList.remove("over");
+    if (!event.dataTransfer.files.length) return;
+    event.preventDefault();
+    bring(event.dataTransfer.files);
+  });
+  addEventListener("paste", (event) => {
+    if (event.clipboardData.files.length) bring(event.clipboardData.files);
+  });
+}
+
+async function bring(files) {
+  for (const file of files) {
+    if (!PICTURES.includes(file.type)) {
+      toast(`${file.name} is no PNG, JPEG or WebP picture`);
+      continue;
+    }
+    try {
+      addReference({ upload_id: await upload(file) }, null);
+    } catch (problem) {
+      fail(problem);
+    }
+  }
+}
+
+async function upload(file) {
+  const asked = { filename: file.name || "pasted.png", content_type: file.type, bytes: file.size };
+  const ticket = await call("POST", "/v1/uploads", asked);
+  const sent = await fetch(here(ticket.url), { method: ticket.method, headers: ticket.headers, body: file });
+  if (!sent.ok) throw new Error(`The picture could not be sent (${sent.status}).`);
+  const ready = await call("POST", `/v1/uploads/${ticket.upload_id}/complete`);
+  return ready.id;
+}
+
+function addReference(use, src) {
+  references.push({ use, role: "reference", src: src ?? pictureOf(use) });
+  drawReferences();
+  openSheet();
+  changed();
+  announce("Reference added");
+}
+
+function drawReferences() {
+  $("refs").replaceChildren(...references.map((one, n) => {
+    const item = $("reference").content.cloneNode(true).firstElementChild;
+    item.querySelector("img").src = one.src;
+    const role = item.querySelector("select");
+    role.value = one.role;
+    role.addEventListener("change", () => { one.role = role.value; });
+    item.querySelector("button").addEventListener("click", () => drop(references, n, drawReferences, "#refs"));
+    return item;
+  }));
+}
+
+function addLora(lora, name) {
+  if (!lora || loras.some((one) => one.lora === lora)) return;
+  loras.push({ lora, name, scale: 1 });
+  drawLoras();
+  changed();
+}
+
+function drawLoras() {
+  $("loras")?.replaceChildren(...loras.map((one, n) => {
+    const item = $("lora").content.cloneNode(true).firstElementChild;
+    item.querySelector("span").textContent = one.name;
+    const scale = item.querySelector("input");
+    scale.value = one.scale;
+    scale.addEventListener("input", () => { one.scale = Number(scale.value); });
+    item.querySelector("button").addEventListener("click", () => drop(loras, n, drawLoras, "#loras"));
+    return item;
+  }));
+}
+
+// Take one out of a list; it comes back at its place if asked.
+function drop(list, n, draw, where) {
+  const [gone] = list.splice(n, 1);
+  draw();
+  changed();
+  (document.querySelector(`${where} button`) ?? $("prompt")).focus({ preventScroll: true });
+  toast("Removed", { undo: () => { list.splice(n, 0, gone); draw(); changed(); } });
+}
+
+// On a phone the form is a sheet over the stage.
+function openSheet() {
+  if (innerWidth > 820) return;
+  form.dataset.open = "";
+  $("prompt").focus({ preventScroll: true });
+}
+
+function closeSheet() {
+  if (!("open" in form.dataset)) return;
+  delete form.dataset.open;
+  document.querySelector(".open-sheet").focus({ preventScroll: true });
+}
