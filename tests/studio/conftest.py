@@ -2,18 +2,31 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+import psycopg
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page
 
+from gateway.auth.sessions import COOKIE
 from gateway.embedded import add_user
 from tests.support.browser import Watched, chromium, watched
 from tests.support.stack import Stack, stack
 
 NewPage = Callable[..., AbstractAsyncContextManager[Watched]]
+
+
+@dataclass(frozen=True)
+class Furnished:
+    token: str
+    """Of the login cookie."""
+    done: str
+    failed: str
+    """Jobs."""
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -34,19 +47,36 @@ async def browser() -> AsyncIterator[Browser]:
         yield running
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def furnished(studio: Stack) -> Furnished:
+    """The local user's cookie, and one job of each ending."""
+    async with httpx.AsyncClient(base_url=studio.url, timeout=60) as http:
+        (await http.post("/v1/session", json={})).raise_for_status()
+        done = await _draw(
+            http, prompt="a lighthouse on black basalt at dusk", style="design/vintage", seed=7
+        )
+        async with await psycopg.AsyncConnection.connect(studio.admin_url) as holder:
+            await holder.execute("select pg_advisory_xact_lock(4201)")  # nothing is taken from the queue
+            failed = await _draw(http, prompt="a boat, much too late", expires_in_seconds=1)
+        assert (done["status"], failed["status"]) == ("completed", "failed")
+        token = http.cookies[COOKIE]
+    return Furnished(token, done["id"], failed["id"])
+
+
 @pytest.fixture
-def new_page(browser: Browser, studio: Stack) -> NewPage:
-    """Opens a page that fails its test by itself; see ``Watched``."""
+def new_page(browser: Browser, studio: Stack, furnished: Furnished) -> NewPage:
+    """Opens a page of a browser that is signed in; it fails its test by itself, see ``Watched``."""
 
     def open_page(**context: Any) -> AbstractAsyncContextManager[Watched]:
-        return watched(browser, studio.url, **context)
+        cookie = {"name": COOKIE, "value": furnished.token, "url": studio.url}
+        return watched(browser, studio.url, cookies=[cookie], **context)
 
     return open_page
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def seen(new_page: NewPage) -> AsyncIterator[Watched]:
-    """A page of a browser that nobody has used yet."""
+    """A page that nobody has used yet, of a browser that is signed in."""
     async with new_page() as opened:
         yield opened
 
@@ -54,3 +84,8 @@ async def seen(new_page: NewPage) -> AsyncIterator[Watched]:
 @pytest.fixture
 def page(seen: Watched) -> Page:
     return seen.page
+
+
+async def _draw(http: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
+    answer = await http.post("/v1/jobs", json=body, headers={"Prefer": "wait=30"})
+    return dict(answer.raise_for_status().json())

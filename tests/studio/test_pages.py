@@ -186,4 +186,4 @@ def test_a_day_without_a_call_is_a_bar_of_no_height() -> None:
     bars = charts.per_day(report, 7).bars
     assert [bar.height > 0 for bar in bars] == [False, False, False, False, False, True, False]
     assert bars[5].title == "19 Nov: $0.0040"
-    assert all(0 <= bar.y and bar.x + bar.width <= charts.WIDTH for bar in bars)
+    assert all(bar.y >= 0 and bar.x + bar.width <= charts.WIDTH for bar in bars)

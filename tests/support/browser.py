@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -66,11 +66,19 @@ class Watched:
 
 
 @contextlib.asynccontextmanager
-async def watched(browser: Browser, url: str, **context: Any) -> AsyncIterator[Watched]:
+async def watched(
+    browser: Browser, url: str, cookies: Sequence[Any] = (), **context: Any
+) -> AsyncIterator[Watched]:
     """A page of its own; whatever went wrong on it fails the test."""
-    options = {"viewport": {"width": 1280, "height": 860}, "color_scheme": "dark", **context}
+    options = {
+        "viewport": {"width": 1280, "height": 860},
+        "color_scheme": "dark",
+        "reduced_motion": "reduce",
+        **context,
+    }
     opened = await browser.new_context(base_url=url, **options)
     opened.set_default_timeout(15_000)
+    await opened.add_cookies(list(cookies))
     seen = Watched(await opened.new_page(), url)
     try:
         yield seen

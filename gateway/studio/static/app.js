@@ -187,3 +187,4 @@ if (page === "jobs" || page === "job") {
     watch({ id: row.dataset.row, status, poll_after_ms: 3000 });
   }
 }
+document.body.dataset.ready = "yes";

@@ -357,7 +357,7 @@ function drawReferences() {
     item.querySelector("img").src = one.src;
     const role = item.querySelector("select");
     role.value = one.role;
-    role.addEventListener("change", () => { one.role = role.value; });
+    role.addEventListener("input", () => { one.role = role.value; });
     item.querySelector("button").addEventListener("click", () => drop(references, n, drawReferences, "#refs"));
     return item;
   }));

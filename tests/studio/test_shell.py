@@ -1,0 +1,160 @@
+"""What holds for every page: accessible, light, of its own files alone, and usable by the keyboard."""
+
+from typing import Any
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Page, expect
+
+from tests.studio.conftest import Furnished, NewPage
+from tests.support.browser import Watched
+
+PAGES = ["/generate", "/generate?job={done}", "/generate?job={failed}", "/jobs", "/jobs/{failed}", "/costs"]
+PAGES += ["/costs?by=model", "/settings"]
+WIDTHS = [390, 1280]
+BYTES_LIMIT, REQUESTS_LIMIT, USABLE_MS = 150_000, 10, 3000
+"""Of a cold page without its pictures; usable within a second on a machine that does nothing else."""
+WEIGH = """() => {
+  const all = [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")];
+  const own = all.filter((one) => !["img", "fetch", "eventsource", "other"].includes(one.initiatorType));
+  return {bytes: own.reduce((sum, one) => sum + one.decodedBodySize, 0), names: own.map((one) => one.name)};
+}"""
+OVERFLOW = "document.documentElement.scrollWidth - innerWidth"
+
+
+async def settled(page: Page) -> None:
+    await page.wait_for_function("document.querySelector('#main') && document.body.dataset.ready")
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_axe_finds_nothing_and_nothing_overflows(
+    new_page: NewPage, furnished: Furnished, path: str
+) -> None:
+    async with new_page() as seen:
+        await seen.page.goto(path.format(done=furnished.done, failed=furnished.failed))
+        await settled(seen.page)
+        for theme in ("dark", "light"):
+            for width in WIDTHS:
+                await seen.page.emulate_media(color_scheme=theme)
+                await seen.page.set_viewport_size({"width": width, "height": 844})
+                await no_violations(seen.page, f"{path} {theme} {width}")
+                assert await seen.page.evaluate(OVERFLOW) <= 0, (path, width)
+        await seen.page.set_viewport_size({"width": 2560, "height": 1300})
+        assert await seen.page.evaluate(OVERFLOW) <= 0, (path, 2560)
+
+
+@pytest.mark.parametrize("name", ["help", "new-key", "new-webhook"])
+async def test_axe_finds_nothing_in_an_open_dialog(page: Page, name: str) -> None:
+    await page.goto("/settings")
+    await settled(page)
+    await page.evaluate("(id) => document.getElementById(id).showModal()", name)
+    await no_violations(page, name)
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_a_cold_page_is_light(seen: Watched, furnished: Furnished, path: str) -> None:
+    await seen.page.goto(path.format(done=furnished.done, failed=furnished.failed))
+    await settled(seen.page)
+    weight = await seen.page.evaluate(WEIGH)
+    assert weight["bytes"] <= BYTES_LIMIT
+    assert len(weight["names"]) <= REQUESTS_LIMIT, weight["names"]
+    assert (
+        await seen.page.evaluate("performance.getEntriesByType('navigation')[0].domInteractive") < USABLE_MS
+    )
+
+
+async def test_a_new_browser_on_this_machine_is_signed_in_where_it_wanted_to_go(seen: Watched) -> None:
+    await seen.page.context.clear_cookies()
+    await seen.page.goto("/costs?days=7")
+    await expect(seen.page.get_by_role("heading", name="Costs")).to_be_visible()
+    assert seen.page.url.endswith("/costs?days=7")
+
+
+async def test_signing_out_leads_to_the_gate(new_page: NewPage) -> None:
+    async with new_page() as seen:
+        await seen.page.context.clear_cookies()
+        await seen.page.goto("/settings")
+        await seen.page.get_by_role("button", name="Sign out").click()
+        await expect(seen.page.locator("#desk, [data-page=gate]")).to_be_attached()
+
+
+async def test_the_theme_is_kept_and_known_to_the_server(page: Page) -> None:
+    await page.goto("/settings")
+    await page.get_by_text("Light", exact=True).click()
+    assert await background(page) == "rgb(246, 245, 242)"
+    await page.goto("/jobs")
+    assert await page.locator("html").get_attribute("data-theme") == "light"
+    await page.keyboard.press("t")
+    assert await background(page) == "rgb(18, 18, 17)"
+
+
+async def test_shortcuts_open_their_sheet_and_lead_to_pages_but_not_while_typing(page: Page) -> None:
+    await page.goto("/costs")
+    await settled(page)
+    await page.keyboard.press("?")
+    sheet = page.get_by_role("dialog", name="Shortcuts")
+    await expect(sheet.get_by_text("Go to the prompt")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(sheet).to_be_hidden()
+    await page.keyboard.press("j")
+    await page.wait_for_url("**/jobs")
+    await settled(page)
+    await page.keyboard.press("n")
+    await page.wait_for_url("**/generate")
+    await settled(page)
+    await page.locator("#prompt").fill("")
+    await page.keyboard.type("jct?")
+    assert await page.locator("#prompt").input_value() == "jct?"
+
+
+async def test_a_picture_is_drawn_looked_at_and_closed_without_a_mouse(page: Page) -> None:
+    await page.goto("/jobs")
+    await settled(page)
+    await page.keyboard.press("Tab")
+    assert await page.evaluate("document.activeElement.textContent") == "Skip to the page"
+    await page.keyboard.press("/")
+    await page.wait_for_url("**/generate")
+    await settled(page)
+    await page.locator("#prompt").focus()
+    await page.keyboard.type("a paper boat")
+    await page.keyboard.press("Control+Enter")
+    picture = page.locator("#shots a")
+    await expect(picture).to_be_visible()
+    assert await page.evaluate("document.activeElement.id") == "prompt", "the result took the focus"
+    await expect(page.locator("#live")).to_have_text("Picture ready")
+    await tab_to(page, "#shots a")
+    assert await page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    await page.keyboard.press("Enter")
+    viewer = page.get_by_role("dialog", name="Picture")
+    await expect(viewer).to_be_visible()
+    await page.keyboard.press("ArrowRight")
+    await page.keyboard.press("Escape")
+    await expect(viewer).to_be_hidden()
+    assert await page.evaluate("document.activeElement.matches('#shots a')"), "focus did not come back"
+
+
+@pytest.mark.parametrize("path", ["/jobs/nothing", "/settings/webhooks/nothing"])
+async def test_an_address_of_nothing_is_a_page_that_says_so(seen: Watched, path: str) -> None:
+    seen.allowed = {404}
+    await seen.page.goto(path)
+    await expect(seen.page.get_by_role("link", name="To the studio")).to_be_visible()
+    await no_violations(seen.page, path)
+
+
+async def no_violations(page: Page, where: str) -> None:
+    results = await Axe().run(page)
+    found: list[dict[str, Any]] = results.response["violations"]
+    told = [(each["id"], [node["html"][:160] for node in each["nodes"]]) for each in found]
+    assert not told, (where, told)
+
+
+async def background(page: Page) -> str:
+    return str(await page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+
+async def tab_to(page: Page, selector: str, limit: int = 60) -> None:
+    for _ in range(limit):
+        await page.keyboard.press("Tab")
+        if await page.evaluate("(selector) => document.activeElement.matches(selector)", selector):
+            return
+    raise AssertionError(f"{selector} is not reached by the Tab key")
