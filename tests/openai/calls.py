@@ -1,7 +1,8 @@
 """Calls of OpenAI's unmodified SDK, each with a client that waits and with one that awaits.
 
-Run as a program, by ``test_sdk.py`` and once for each version: takes BASE_URL, API_KEY and READER_KEY from
-the environment and prints {"version", "results": {"<client> <call>": null, "skipped…" or a traceback}}.
+Run as a program, by ``test_sdk.py`` and once for each version: takes BASE_URL, API_KEY, READER_KEY and
+SPENT_KEY (of a user without a quota left) from the environment and prints
+{"version", "results": {"<client> <call>": null, "skipped…" or a traceback}}.
 """
 
 import asyncio
@@ -96,6 +97,18 @@ async def refuses_a_key_without_the_scope(client: Client) -> None:
         openai.PermissionDeniedError, client.call(reader.images.generate, prompt="a")
     )
     assert (error.status_code, error.code, error.type) == (403, "forbidden", "permission_error")
+
+
+@call
+async def refuses_what_is_over_the_quota_at_once(client: Client) -> None:
+    """Though the client would try twice more."""
+    spent = client.new(os.environ["SPENT_KEY"], max_retries=2)
+    error = await client.refused(
+        openai.RateLimitError, client.call(spent.images.generate, prompt="a", **SMALL)
+    )
+    assert (error.status_code, error.code) == (429, "quota_exceeded")
+    assert error.response.headers["x-should-retry"] == "false"
+    assert error.response.request.headers.get("x-stainless-retry-count", "0") == "0"
 
 
 @call
@@ -380,7 +393,7 @@ async def edits_with_a_mask(client: Client) -> None:
 @call
 async def edits_several_pictures(client: Client) -> None:
     images = [drawn("red"), ("b.png", drawn("blue"))]
-    if openai.__version__.startswith("1.5"):
+    if inspect.signature(client.sdk.images.edit).parameters["image"].annotation == "FileTypes":
         raise Skipped("list of images")
     answer = await client.call(
         client.sdk.images.edit,
@@ -403,6 +416,52 @@ async def edits_several_pictures(client: Client) -> None:
     job = await client.call(client.sdk.get, f"/jobs/{raw.model_extra['job_id']}", cast_to=object)
     assert [use["role"] for use in job["params"]["references"]] == ["init", "reference"]
     assert (job["params"]["strength"], job["params"]["num_inference_steps"]) == (0.5, 4)
+
+
+@call
+async def understands_the_options_of_an_edit(client: Client) -> None:
+    edit = client.sdk.images.edit
+    asked: dict[str, Any] = {"image": drawn("red"), "prompt": "a", "size": "64x64"}
+    by_url = await client.call(edit, **asked, n=2, user="u", response_format="url", extra_body={"seed": 4})
+    contents = [httpx.get(data.url).content for data in by_url.data]  # noqa: ASYNC210
+    same = await client.call(edit, **asked, n=2, response_format="b64_json", extra_body={"seed": 4})
+    assert contents == [base64.b64decode(data.b64_json) for data in same.data]
+    assert by_url.model_dump()["safety_identifier"] == "u"
+    for name in ("png", "jpeg", "webp"):
+        answer = await client.call(
+            edit, **asked, model="gpt-image-1", extra_body={"output_format": name, "output_compression": 50}
+        )
+        assert opened(answer.data[0].b64_json).format == name.upper()
+
+
+@call
+async def understands_the_newest_options_of_an_edit(client: Client) -> None:
+    asked: dict[str, Any] = {"image": drawn("red"), "prompt": "a", "size": "64x64", "quality": "low"}
+    newest = {"background": "opaque", "output_format": "webp", "output_compression": 50}
+    answer = await client.call(client.sdk.images.edit, **asked, **newest)
+    assert (answer.output_format, answer.background, answer.quality) == ("webp", "opaque", "low")
+
+
+@call
+async def takes_the_fields_of_a_job(client: Client) -> None:
+    extra = {
+        "seed": 11,
+        "num_inference_steps": 3,
+        "true_cfg_scale": 2.5,
+        "negative_prompt": "green",
+        "visibility": "private",
+        "priority": "high",
+        "expires_in_seconds": 600,
+        "metadata": {"flow_id": "f"},
+    }
+    answer = await client.call(
+        client.sdk.images.edit, image=drawn("red"), prompt="a", size="64x64", extra_body=extra
+    )
+    job = await client.call(client.sdk.get, f"/jobs/{answer.model_extra['job_id']}", cast_to=object)
+    told = {name: job["params"][name] for name in ("seed", "num_inference_steps", "true_cfg_scale")}
+    assert told == {"seed": 11, "num_inference_steps": 3, "true_cfg_scale": 2.5}
+    assert (job["prompt"]["negative"], job["priority"]) == ("green", "high")
+    assert job["metadata"]["flow_id"] == "f"
 
 
 @call
@@ -453,6 +512,14 @@ async def varies_a_picture(client: Client) -> None:
     square = drawn("red", (64, 64))
     answer = await client.call(vary, image=square, n=2, model="dall-e-2", extra_body=QUICK)
     assert [opened(data.b64_json).size for data in answer.data] == [(64, 64)] * 2
+    options: dict[str, Any] = {"size": "256x256", "response_format": "url", "user": "u", "extra_body": QUICK}
+    answer = await client.call(vary, image=drawn("red", (256, 256)), **options)
+    (data,) = answer.data
+    with Image.open(io.BytesIO(httpx.get(data.url).content)) as picture:  # noqa: ASYNC210
+        assert picture.size == (256, 256)
+    assert answer.model_dump()["safety_identifier"] == "u"
+    unreadable = client.call(vary, image=b"no picture")
+    assert (await client.refused(openai.BadRequestError, unreadable)).code == "not_a_picture"
 
 
 async def results() -> dict[str, str | None]:
