@@ -16,6 +16,7 @@ from gateway.characters.plans import PLANS as CHARACTER_PLANS
 from gateway.characters.rendering import CharacterRenderer
 from gateway.characters.repository import CharacterRows
 from gateway.characters.service import Characters
+from gateway.characters.sources import Sources
 from gateway.comics.rendering import ComicRenderer
 from gateway.comics.repository import ComicRows
 from gateway.comics.service import Comics
@@ -181,7 +182,8 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             on_canceled=worker.sweep,
         )
         portrayed, drawing = CharacterRows(db), Drawing(jobs, settings)
-        characters = Characters(portrayed, jobs, uploads, drawing)
+        sources = Sources(uploads, loras)
+        characters = Characters(portrayed, jobs, sources, drawing)
         comic_rows = ComicRows(db)
         yield Services(
             db=db,
@@ -208,7 +210,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             jobs=jobs,
             replays=Replays(ReplayRows(db), images, pictures, jobs, settings),
             characters=characters,
-            character_pictures=CharacterPictures(portrayed, characters, jobs, drawing, buckets, gpu),
+            character_pictures=CharacterPictures(portrayed, characters, jobs, sources, drawing, buckets, gpu),
             character_renderer=CharacterRenderer(portrayed, renderer),
             comics=Comics(comic_rows),
             comic_renderer=ComicRenderer(comic_rows, renderer, settings.public_url),

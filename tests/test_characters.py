@@ -8,6 +8,7 @@ from statistics import mean
 from typing import Any
 from uuid import UUID, uuid4
 
+import numpy as np
 import pytest_asyncio
 from PIL import Image
 
@@ -18,6 +19,7 @@ from scripts.tiny.creatures import Creature, Picture
 from scripts.tiny.drawing import draw
 from tests.judge import judge
 from tests.support.faults import eventually
+from tests.support.lora_server import SEPIA
 from tests.support.stack import Stack, User, stack
 
 ANA = Creature("round", "red", "blue")
@@ -48,10 +50,14 @@ async def made(user: User, creature: Creature) -> dict[str, Any]:
     body["attributes"] = {"do_not_change": [looks]}
     answer = await user.http.post("/v1/characters", json=body)
     assert answer.status_code == 202, answer.text
+    return await finished(user, answer.json()["id"])
+
+
+async def finished(user: User, character_id: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     async def done() -> bool:
-        found.update((await user.http.get(f"/v1/characters/{answer.json()['id']}")).json())
+        found.update((await user.http.get(f"/v1/characters/{character_id}")).json())
         return found["status"] in ("ready", "failed")
 
     await eventually(done, within=60)
@@ -144,3 +150,95 @@ def file(studio: Stack, character: dict[str, Any], kind: str) -> dict[str, str]:
         kind,
     )
     return row
+
+
+# From a LoRA
+
+
+async def test_a_character_from_a_lora_has_three_views_drawn_with_it(studio: Stack) -> None:
+    user = studio.new_user()
+    lora = await registered(user, SEPIA)
+    comic = (await user.http.post("/v1/comics", json={"name": "Ana's days"})).json()
+    looks = {"description": "a red round creature with a blue hat", "style": "flat"}
+    begun = await user.http.post(
+        "/v1/characters", json=from_lora(lora["name"], project_id=comic["id"], **looks)
+    )
+    assert begun.status_code == 202, begun.text
+    character = await finished(user, begun.json()["id"])
+    assert (character["source"], character["lora_id"]) == ("lora", lora["id"])
+    assert [each["view"] for each in character["reference_images"]] == ["front", "side", "back"]
+    for view, job_id in character["referenceImageWorkflowIds"].items():
+        job = await user.job(job_id)
+        assert job["model"] == "tiny-qwen"
+        assert job["params"]["references"] == []
+        assert [use["sha256"] for use in job["params"]["loras"]] == [lora["sha256"]]
+        assert job["prompt"]["final"] == (
+            f"zkw, {looks['description']}, {view} view, full body, plain white background, "
+            "flat illustration, bold shapes, minimal shading"
+        )
+    seen = [await pixels(user, each["url"]) for each in character["reference_images"]]
+    assert blueness(draw(Picture((ANA,)))) > 0.02
+    assert max(blueness(each) for each in seen) < 0.002, "sepia has made the hat brown"
+    project = (await user.http.get(f"/v1/comics/{comic['id']}")).json()
+    assert project["base_model_group"] == lora["base_model_group"] == "Tiny"
+    turned = await post(user, character, "generate-360-set", angles=[0])
+    assert turned["images"][0]["status"] == "succeeded"
+    await drawn_anew(user, character, lora)
+
+
+async def drawn_anew(user: User, character: dict[str, Any], lora: dict[str, Any]) -> None:
+    """A master reference has the LoRA and exactly the typed words; without the LoRA there is none."""
+    typed = "a red round creature with a blue hat"
+    drawn = await post(user, character, "generate-initial-image", prompt=typed)
+    job = await user.job(drawn["job_id"])
+    assert job["prompt"]["final"] == typed
+    assert [use["lora"] for use in job["params"]["loras"]] == [lora["id"]]
+    assert (await user.http.delete(f"/v1/loras/{lora['id']}")).status_code == 204
+    gone = await user.http.post(f"/v1/characters/{character['id']}/generate-initial-image", json={})
+    assert (gone.status_code, gone.json()["code"]) == (400, "lora_deleted")
+    assert gone.json()["how_to_fix"]
+
+
+async def test_the_base_model_that_a_project_has_stays(studio: Stack) -> None:
+    user = studio.new_user()
+    lora = await registered(user, SEPIA)
+    comic = (await user.http.post("/v1/comics", json={"name": "A", "base_model": "Flux.1 D"})).json()
+    answer = await user.http.post("/v1/characters", json=from_lora(lora["id"], project_id=comic["id"]))
+    assert answer.status_code == 202, answer.text
+    project = (await user.http.get(f"/v1/comics/{comic['id']}")).json()
+    assert (project["base_model"], project["base_model_group"]) == ("Flux.1 D", "Flux1")
+    await user.http.delete(f"/v1/characters/{answer.json()['id']}")
+
+
+async def test_a_lora_of_somebody_else_is_like_one_that_does_not_exist(studio: Stack) -> None:
+    owner, stranger = studio.new_user(), studio.new_user()
+    lora = await registered(owner, SEPIA)
+    for name in (lora["id"], lora["name"]):
+        answer = await stranger.http.post("/v1/characters", json=from_lora(name))
+        assert (answer.status_code, answer.json()["code"], answer.json()["error"]["param"]) == (
+            404,
+            "not_found",
+            "lora",
+        )
+
+
+def from_lora(reference: str, **body: Any) -> dict[str, Any]:
+    return {"name": "Ana", "source": "lora", "lora": reference, **body}
+
+
+def blueness(image: Image.Image) -> float:
+    """The share of pixels that are clearly more blue than red."""
+    channels = np.asarray(image.convert("RGB"), dtype=int)
+    return float((channels[..., 2] > channels[..., 0] + 40).mean())
+
+
+async def registered(user: User, content: bytes) -> dict[str, Any]:
+    """A LoRA from a file, with a trained word."""
+    asked = {"filename": "look.safetensors", "bytes": len(content)}
+    ticket = (await user.http.post("/v1/loras/uploads", json=asked)).json()
+    await user.http.put(ticket["url"], content=content, headers=ticket["headers"])
+    source = {"upload_id": ticket["upload_id"]}
+    body = {"name": "look", "source": source, "trigger_words": ["zkw"]}
+    answer = await user.http.post("/v1/loras", json=body)
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())

@@ -8,6 +8,7 @@ import styles
 from gateway.characters.plans import PICTURE, PROFILE
 from gateway.config import Settings
 from gateway.jobs import recipes
+from gateway.jobs.loras import Lora, LoraInUse, model_of_group
 from gateway.jobs.schemas import JobCreate
 from gateway.jobs.service import JobService
 from modal_app import catalog
@@ -43,13 +44,13 @@ class Drawing:
         return {**columns, "plan": PROFILE, "inputs": inputs}
 
     async def view(
-        self, character_id: UUID, kind: str, references: int, *, seed: int | None = None, **inputs: Any
+        self, character_id: UUID, kind: str, references: int, lora: Lora | None = None, **inputs: Any
     ) -> dict[str, Any]:
         """A picture at the preset of reference views, as far as the model takes it; its prompt follows.
 
         A master reference has the model's own shape: others are drawn from it, and none is to be stretched.
         """
-        model = self._model(references)
+        model = self._model(references, lora)
         requested = catalog.PRESETS[VIEW_PRESET]
         applied, dropped = catalog.apply_preset(requested, model)
         if kind == "reference":
@@ -58,23 +59,35 @@ class Drawing:
         fields = {name: applied[name] for name in named if name in applied}
         told = {"name": VIEW_PRESET, "requested": requested, "applied": applied, "dropped": dropped}
         columns = await self._columns(
-            character_id, kind, model, references, seed=seed, **fields, inputs={"preset": told, **inputs}
+            character_id, kind, model, references, lora, **fields, inputs={"preset": told, **inputs}
         )
         if "sampler" in applied:
             columns["params"] = {**columns["params"], "sampler": applied["sampler"]}
         return columns
 
     async def picture(
-        self, character_id: UUID, kind: str, prompt: str, references: list[File], **inputs: Any
+        self,
+        character_id: UUID,
+        kind: str,
+        prompt: str,
+        references: list[File],
+        lora: Lora | None = None,
+        **inputs: Any,
     ) -> dict[str, Any]:
         """A picture of exactly this prompt, at the model's own settings."""
-        model = self._model(len(references))
+        model = self._model(len(references), lora)
         width, height = portrait_size(model) if kind == "reference" else catalog.NAMED_SIZES["square"]
         fields: dict[str, Any] = {"width": width, "height": height}
         if _EXCLUSIONS in prompt and "negative_prompt" in model.supports and model.true_cfg_scale > 1:
             fields["negative_prompt"] = EXCLUDED
         columns = await self._columns(
-            character_id, kind, model, len(references), **fields, inputs={"prompt_mode": "exact", **inputs}
+            character_id,
+            kind,
+            model,
+            len(references),
+            lora,
+            **fields,
+            inputs={"prompt_mode": "exact", **inputs},
         )
         return asked(columns, prompt, references)
 
@@ -84,19 +97,23 @@ class Drawing:
         kind: str,
         model: Model,
         references: int,
+        lora: Lora | None,
         *,
         inputs: dict[str, Any],
         **fields: Any,
     ) -> dict[str, Any]:
         body = JobCreate(prompt="to be said", model=model.id, visibility="private", **fields)
-        columns = await self._jobs.outline(body, [{"role": "reference"}] * references)
+        loras = [LoraInUse(lora)] if lora else []
+        columns = await self._jobs.outline(body, [{"role": "reference"}] * references, loras)
         told = {"prompt_mode": "template", "character_id": str(character_id), **inputs}
         return {**columns, "plan": PICTURE, "image_kind": kind, "inputs": told}
 
-    def _model(self, references: int) -> Model:
-        """The row of the settings; ``outline`` says whether it is served."""
+    def _model(self, references: int, lora: Lora | None = None) -> Model:
+        """The row of the settings, or that of the LoRA's group; ``outline`` says whether it is served."""
         name = self._settings.default_edit_model if references else self._settings.default_model
         model = catalog.find(name)
+        if lora is not None:
+            model = model_of_group(lora.group, model, edits=references > 0)
         assert model is not None, f"{name} is not in the catalogue"
         return model
 

@@ -16,6 +16,7 @@ from gateway.characters.plans import PICTURE_SET
 from gateway.characters.prompts import angle_prompt, scene_prompt
 from gateway.characters.repository import CharacterRows
 from gateway.characters.service import Characters
+from gateway.characters.sources import Sources
 from gateway.errors import (
     ApiError,
     BadRequest,
@@ -62,6 +63,7 @@ class CharacterPictures:
         rows: CharacterRows,
         characters: Characters,
         jobs: JobService,
+        sources: Sources,
         drawing: Drawing,
         buckets: Buckets,
         gpu: GpuClient,
@@ -69,6 +71,7 @@ class CharacterPictures:
         self._rows = rows
         self._characters = characters
         self._jobs = jobs
+        self._sources = sources
         self._drawing = drawing
         self._buckets = buckets
         self._gpu = gpu
@@ -168,9 +171,10 @@ class CharacterPictures:
         keeping = body.history_policy == "keep"
         if not replacing and not keeping and await self._rows.has_reference(caller, character["id"]):
             raise AlreadyHasReference(character["name"])
-        photo = await self._characters.photo(caller, character)
+        source = await self._sources.of(caller, character)
+        photos = [source.photo] if source.photo else []
         columns = await self._drawing.picture(
-            character["id"], "reference", prompt, [photo] if photo else [], replaces=not keeping
+            character["id"], "reference", prompt, photos, source.lora, replaces=not keeping
         )
         first = body.delete_timing == "before" and not keeping
         emptied = Statement(statements.REPLACE_PICTURES, {"id": character["id"], "ids": []})

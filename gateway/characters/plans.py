@@ -2,7 +2,8 @@
 
     profile ──▶ portrait ──▶ front, side, back ──▶ ready
 
-The parent draws nothing.  ``inputs`` of its row tell it all:
+A character that a LoRA was trained on needs no portrait: its views are drawn with the LoRA.  The
+parent draws nothing.  ``inputs`` of its row tell it all:
 
     character, given    what the owner said: name, age …; color_palette, do_not_change, attributes, opening
     profile             columns of the profile's row, where the step ``profile`` is not to be run
@@ -163,8 +164,8 @@ def announcement(job: Row, kind: str, payload: dict[str, Any]) -> Statement:
 
 
 def _started(job: ClaimedJob, steps: Sequence[str], made: Mapping[str, Row]) -> Outcome:
-    portrait = _portrait(job, made)
-    if portrait is None and any(step in VIEWS for step in steps):
+    portrait, wanted = _portrait(job, made), job.row["inputs"]["steps"]
+    if portrait is None and any(step in VIEWS and not wanted[step]["loras"] for step in steps):
         return PORTRAIT_GONE
     profile = _profile(job, made)
     return FanOut([Child(step, _columns(job, step, profile, portrait)) for step in steps])
@@ -177,9 +178,7 @@ def _columns(job: ClaimedJob, step: str, profile: Profile, portrait: dict[str, A
     if step == "profile":
         return dict(columns)
     source = portrait if step in VIEWS else inputs["photo"]
-    prompt = (
-        view_prompt(profile, step, from_reference=True) if step in VIEWS else _portrait_prompt(job, profile)
-    )
+    prompt = _view_prompt(job, profile, step) if step in VIEWS else _portrait_prompt(job, profile)
     asked = {"model": inputs["judge"], "attributes": list(profile.do_not_change)}
     judged = {"judge": asked} if inputs["judge"] and profile.do_not_change else {}
     return {
@@ -190,12 +189,21 @@ def _columns(job: ClaimedJob, step: str, profile: Profile, portrait: dict[str, A
     }
 
 
+def _view_prompt(job: ClaimedJob, profile: Profile, view: str) -> str:
+    by_words = bool(job.row["inputs"]["steps"][view]["loras"])
+    return view_prompt(profile, view, _style(job), from_reference=not by_words)
+
+
 def _portrait_prompt(job: ClaimedJob, profile: Profile) -> str:
     inputs = job.row["inputs"]
-    style, opening = styles.STYLES.get(job.row["style"] or ""), inputs["given"]["opening"]
+    style, opening = _style(job), inputs["given"]["opening"]
     if inputs["photo"] is None:
         return described_prompt(profile, style, opening)
     return character_prompt(profile, style, opening)
+
+
+def _style(job: ClaimedJob) -> styles.Style | None:
+    return styles.STYLES.get(job.row["style"] or "")
 
 
 def _profile(job: ClaimedJob, made: Mapping[str, Row]) -> Profile:

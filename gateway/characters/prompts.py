@@ -63,12 +63,13 @@ def initial_image_prompt(profile: Profile, framing: str = "two") -> str:
     return styles.TEMPLATES["photoreal"].render(known, framing)
 
 
-def view_prompt(profile: Profile, view: str, *, from_reference: bool) -> str:
+def view_prompt(profile: Profile, view: str, style: Style | None = None, *, from_reference: bool) -> str:
     """One of ``VIEWS``.  With a reference picture the words leave looks to it; without one they say them."""
     if from_reference:
         return f"the same character, {_VIEW_WORDS[view]}, full body, plain white background"
     looks = [*profile.trained_words, *_looks(profile)]
-    return ", ".join([*looks, _VIEW_WORDS[view], "full body", "plain white background"])
+    words = ", ".join([*looks, _VIEW_WORDS[view], "full body", "plain white background"])
+    return styles.apply(style, words)
 
 
 def angle_prompt(angle: int) -> str:

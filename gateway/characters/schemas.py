@@ -137,6 +137,7 @@ class Character(BaseModel):
     style: str | None
     source: Literal["photo", "lora", "description"]
     description: str | None
+    lora_id: UUID | None
     consent: bool
     status: Status
     profile: Profile | None

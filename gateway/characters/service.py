@@ -18,13 +18,13 @@ from gateway.characters.plans import CHARACTER, announcement, file_of
 from gateway.characters.profiles import profile_of, stated
 from gateway.characters.prompts import VIEWS, initial_image_prompt
 from gateway.characters.repository import CharacterRows
+from gateway.characters.sources import Source, Sources, refuse_incomplete
 from gateway.errors import BadRequest, Conflict, Forbidden, NotFound
 from gateway.jobs import recipes
 from gateway.jobs.plans import Statement, child_id
 from gateway.jobs.service import Created, JobService, Replay
 from gateway.jobs.submission import Submission
 from gateway.safety import refuse_minors
-from gateway.uploads.service import Uploads
 
 NO_PROFILE_FIX = (
     "Wait until the character is ready, or retry it if it has failed: its photo is looked at first."
@@ -36,10 +36,10 @@ _LIBRARY_ID = re.compile(r"[0-9a-fA-F]{24}")
 class Characters:
     """A character is a row and a job: the row says who, the job and its children draw."""
 
-    def __init__(self, rows: CharacterRows, jobs: JobService, uploads: Uploads, drawing: Drawing) -> None:
+    def __init__(self, rows: CharacterRows, jobs: JobService, sources: Sources, drawing: Drawing) -> None:
         self._rows = rows
         self._jobs = jobs
-        self._uploads = uploads
+        self._sources = sources
         self._drawing = drawing
 
     async def create(
@@ -53,33 +53,36 @@ class Characters:
             raise BadRequest(
                 "A library's id has 24 hexadecimal digits.", code="invalid_library_id", param="library_db_id"
             )
-        photo = await self._source(caller, body)
+        refuse_incomplete(body)
         if body.project_id and not await self._rows.may_edit_project(caller, body.project_id):
             raise NotFound(f"There is no project {body.project_id}.", param="project_id")
+        source = await self._sources.named(caller, body)
         character_id, job_id = uuid4(), uuid4()
         character = {
             **body.model_dump(exclude={"attributes", "upload_id", "run_token"}),
             **{"id": character_id, "user_id": caller.user_id, "job_id": job_id, "style": style},
-            **{"age": None if body.age is None else str(body.age), "lora_id": None},
-            **{"upload_id": body.upload_id if photo else None, "attributes": Jsonb(given)},
+            **{"age": None if body.age is None else str(body.age), "lora_id": source.lora and source.lora.id},
+            **{"upload_id": body.upload_id if source.photo else None, "attributes": Jsonb(given)},
             "workflow_ids": Jsonb({view: str(child_id(job_id, view)) for view in VIEWS}),
             "run_token": submission.key or str(job_id),
         }
-        columns = await self._columns(character, given, photo)
+        columns = await self._columns(character, given, source)
         payload = {"id": str(character_id), "style": style, "source": body.source}
         told = announcement(
             {"id": job_id, "user_id": caller.user_id},
             "character/created",
-            payload | {"source_upload_id": str(body.upload_id) if photo else None},
+            payload | {"source_upload_id": str(body.upload_id) if source.photo else None},
         )
         also = [Statement(statements.CREATE, character), Statement(statements.KEEP_RUN, character), told]
-        if photo is None:
+        if source.photo is None:
             profile = stated(given)
             kept = {**profile, "attributes": Jsonb(profile["attributes"]), "id": character_id}
             also.append(Statement(statements.KEEP_PROFILE, kept))
+        if source.lora is not None:
+            chosen = {"project_id": body.project_id, "group": source.lora.group}
+            also.append(Statement(statements.ADOPT_BASE_MODEL, chosen))
         created = await self._jobs.create_task(caller, columns, submission, job_id=job_id, also=also)
-        if photo is not None and body.upload_id:
-            await self._uploads.keep([body.upload_id])
+        await self._sources.keep(source)
         return created
 
     async def get(self, caller: Principal, character_id: UUID) -> DictRow:
@@ -170,7 +173,7 @@ class Characters:
         for job_id in living:
             await self._jobs.cancel(caller, job_id)
         return schemas.Removed(
-            photo=await self._delete_photo(caller, character_id),
+            photo=await self._sources.delete_photo(caller, await self._rows.photo_to_delete(character_id)),
             images=len(files),
             profile=row["deleted_at"] is None,
             jobs_canceled=len(living),
@@ -186,57 +189,29 @@ class Characters:
             )
         return initial_image_prompt(profile_of(row, row["profile"]), framing)
 
-    async def photo(self, caller: Principal, row: DictRow) -> File | None:
-        """The photo of a character that was made from one, as long as it is there."""
-        if row["upload_id"] is None:
-            return None
-        with suppress(NotFound, Conflict):
-            return _file(await self._uploads.picture(caller, row["upload_id"]))
-        return None
-
-    async def _source(self, caller: Principal, body: schemas.CharacterCreate) -> File | None:
-        """The photo, where there has to be one; BadRequest when what the source needs is missing."""
-        match body.source:
-            case "photo":
-                if body.upload_id is None:
-                    raise _missing("upload_id", "A photo character needs `upload_id`, of POST /v1/uploads.")
-                if not body.consent:
-                    raise BadRequest(
-                        "A photo needs the consent of whoever is in it: send `consent: true`.",
-                        code="consent_required",
-                        param="consent",
-                    )
-                return _file(await self._uploads.picture(caller, body.upload_id))
-            case "description" if body.description is None:
-                raise _missing("description", "Say in `description` what the character looks like.")
-            case "lora" if body.lora is None:
-                raise _missing("lora", "Name in `lora` the LoRA that was trained on the character.")
-            case "lora":
-                raise BadRequest(f"There is no LoRA `{body.lora}`.", code="lora_not_found", param="lora")
-        return None
-
     async def _columns(
         self,
         character: Mapping[str, Any],
         given: dict[str, Any],
-        photo: File | None,
+        source: Source,
         *,
         profile: Mapping[str, Any] | None = None,
         portrait: File | None = None,
         views: Sequence[str] = VIEWS,
     ) -> dict[str, Any]:
         """Of the job that leads a character through the steps that are still to be done."""
-        character_id = character["id"]
+        character_id, photo, lora = character["id"], source.photo, source.lora
         steps: dict[str, Any] = {}
         if photo is not None and profile is None:
             steps["profile"] = await self._drawing.profile(character_id, photo, given)
-        if portrait is None:
+        if portrait is None and lora is None:
             steps["portrait"] = await self._drawing.view(character_id, "reference", 1 if photo else 0)
         for view in views:
-            steps[view] = await self._drawing.view(character_id, "view", 1, view=view)
+            steps[view] = await self._drawing.view(character_id, "view", 0 if lora else 1, lora, view=view)
         for step in set(steps) - {"profile"}:  # one hand for all of a character's pictures
             steps[step] |= {"seed": steps[views[0]]["seed"] if views else 0, "style": character["style"]}
         named = ("name", "age", "ethnicity", "gender", "description")
+        words = list(lora.trigger_words) if lora else []
         return {
             **recipes.task_columns("profile", next(iter(steps.values()))["model"], {}),
             **{"plan": CHARACTER, "style": character["style"]},
@@ -244,40 +219,30 @@ class Characters:
             "prompt_final": character["description"] or character["name"],
             "inputs": {
                 **{"character_id": str(character_id), "steps": steps, "given": given},
-                "character": {name: character[name] for name in named},
+                "character": {**{name: character[name] for name in named}, "trained_words": words},
                 "profile": None if "profile" in steps else profile or stated(given),
                 **{"photo": photo, "portrait": portrait, "judge": await self._drawing.judge()},
             },
         }
 
     async def _remaining(self, caller: Principal, row: DictRow) -> dict[str, Any]:
+        source = await self._sources.of(caller, row)
         portraits = [picture for picture in row["pictures"] if picture["kind"] == "reference"]
-        portrait = (await self.files(row))[0] if portraits else None
+        portrait = (await self.files(row))[0] if portraits and source.lora is None else None
         drawn = {picture["view"] for picture in _views(row)}
-        photo = await self.photo(caller, row)
         needs_photo = portrait is None or row["profile"] is None
-        if row["source"] == "photo" and photo is None and needs_photo:
+        if row["source"] == "photo" and source.photo is None and needs_photo:
             raise BadRequest(
                 "The photo was deleted.", code="photo_deleted", how_to_fix="Make a new character."
             )
         return await self._columns(
             row,
             _given(row),
-            photo,
+            source,
             profile=_profile_columns(row["profile"]),
             portrait=portrait,
             views=[view for view in VIEWS if view not in drawn],
         )
-
-    async def _delete_photo(self, caller: Principal, character_id: UUID) -> bool:
-        upload_id = await self._rows.photo_to_delete(character_id)
-        if upload_id is None:
-            return False
-        try:
-            await self._uploads.delete(caller, upload_id)
-        except NotFound:
-            return False
-        return True
 
 
 def given_of(attributes: schemas.Attributes) -> dict[str, Any]:
@@ -309,14 +274,6 @@ def _views(row: DictRow) -> list[dict[str, Any]]:
 def _require_owner(caller: Principal, row: DictRow) -> None:
     if row["user_id"] != caller.user_id:
         raise Forbidden("Only its owner changes a character.")
-
-
-def _missing(param: str, detail: str) -> BadRequest:
-    return BadRequest(detail, code="missing_source", param=param)
-
-
-def _file(picture: Any) -> File:
-    return {name: getattr(picture, name) for name in ("bucket", "key", "sha256")}
 
 
 def _style(name: str | None) -> str | None:

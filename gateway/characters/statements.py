@@ -91,6 +91,12 @@ insert into public.character_runs (character_id, style, run_token, job_id)
 values (%(id)s, coalesce(%(style)s, ''), %(run_token)s, %(job_id)s)
 """
 
+# A project that nobody gave a base model takes that of its first LoRA.
+ADOPT_BASE_MODEL = """
+update public.comic_projects set base_model_group = %(group)s
+where id = %(project_id)s and base_model_group is null
+"""
+
 RUN_AGAIN = """
 update public.characters
 set job_id = %(job_id)s,

@@ -358,14 +358,18 @@ class JobService:
             "visibility": body.visibility or self._settings.default_visibility,
         }
 
-    async def outline(self, body: JobCreate, references: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    async def outline(
+        self,
+        body: JobCreate,
+        references: Sequence[dict[str, Any]] = (),
+        loras: Sequence[LoraInUse] = (),
+    ) -> dict[str, Any]:
         """The columns of ``recipe`` for a body whose references are found already, or not drawn yet.
 
         Nobody has looked at its prompt: that is whoever's who puts it together.
         """
-        model = await self._served(self._model(body))
-        recipes.refuse_unsupported(body, model)
-        values = await self.priced(recipes.columns(body, model, list(references)))
+        model = await self._able(body, loras)
+        values = await self.priced(recipes.columns(body, model, list(references), loras))
         seed = random.randrange(DRAWN_SEED_LIMIT) if body.seed is None else body.seed
         return {**values, "seed": seed, "visibility": body.visibility or self._settings.default_visibility}
 

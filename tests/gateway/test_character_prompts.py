@@ -11,6 +11,7 @@ from gateway.characters.prompts import (
     Profile,
     angle_prompt,
     character_prompt,
+    described_prompt,
     initial_image_prompt,
     scene_prompt,
     view_prompt,
@@ -75,6 +76,26 @@ def test_views_without_a_reference_begin_with_the_trained_words_and_say_the_look
     assert view_prompt(profile, "side", from_reference=False) == (
         "zkw, a red round creature, blue hat, side view, full body, plain white background"
     )
+
+
+@given(kept=st.lists(words, max_size=8), style=st.sampled_from(sorted(styles.STYLES)))
+def test_every_invariant_is_in_a_view_that_has_no_reference_in_every_style(
+    kept: list[str], style: str
+) -> None:
+    profile = Profile(do_not_change=kept)
+    prompt = view_prompt(profile, "front", styles.STYLES[style], from_reference=False)
+    assert all(trait in prompt for trait in kept)
+    assert prompt.endswith(styles.STYLES[style].keywords)
+
+
+@given(kept=st.lists(words, max_size=8), style=st.sampled_from(sorted(styles.STYLES)), looks=words)
+def test_every_invariant_of_a_character_in_words_is_in_its_portrait_in_every_style(
+    kept: list[str], style: str, looks: str
+) -> None:
+    prompt = described_prompt(Profile(description=looks, do_not_change=kept), styles.STYLES[style])
+    assert prompt.startswith(looks)
+    assert all(f"keep {trait}" in prompt for trait in kept)
+    assert prompt.endswith(styles.STYLES[style].keywords)
 
 
 def test_the_eight_angles_differ_and_any_other_is_named_by_its_nearest() -> None:

@@ -89,7 +89,7 @@ def at(character: dict[str, Any], rest: str = "") -> str:
         ({"source": "photo", "upload_id": str(uuid4()), "consent": True}, 404, "not_found"),
         ({"description": None}, 400, "missing_source"),
         ({"source": "lora"}, 400, "missing_source"),
-        ({"source": "lora", "lora": "nobody"}, 400, "lora_not_found"),
+        ({"source": "lora", "lora": "nobody"}, 404, "not_found"),
         ({"style": "nonsense"}, 400, "unknown_style"),
         ({"library_db_id": "short"}, 400, "invalid_library_id"),
         ({"project_id": str(uuid4())}, 404, "not_found"),
