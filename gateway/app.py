@@ -20,6 +20,7 @@ from gateway.loras import routes as loras_routes
 from gateway.metrics import routes as metrics_routes
 from gateway.openai import routes as openai_routes
 from gateway.prompts import language, styles, templates
+from gateway.reference import document
 from gateway.replay import routes as replay_routes
 from gateway.storage import routes as storage_routes
 from gateway.uploads import routes as uploads_routes
@@ -38,9 +39,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,  # FastAPI's page would load its script from elsewhere
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.settings = settings
     errors.install(app)
+    document.install(app)
     app.add_middleware(Intake)
     app.include_router(jobs_routes.router)
     app.include_router(jobs_routes.callback_router)

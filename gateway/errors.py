@@ -1,24 +1,7 @@
 """Errors a caller can act on, as application/problem+json (RFC 9457).
 
 ``ApiError`` and its kin carry a stable ``code``.  The same facts stand once more under ``error``,
-where OpenAI's SDKs look for them.
-
-    ApiError
-    ├── Unauthenticated     401  no credential, or one that is not valid
-    ├── Forbidden           403  a valid caller without the right
-    ├── NotFound            404  not there, or somebody else's: the same answer
-    ├── BadRequest          400  a broken precondition
-    ├── OverBudget          402  beyond what the caller, or an administrator, lets them spend
-    ├── Conflict            409
-    ├── PayloadTooLarge     413
-    ├── UnsupportedMedia    415
-    ├── RangeNotSatisfiable 416
-    ├── Malformed           422  the input itself is wrong
-    ├── TooManyRequests     429  slow down; Retry-After says how long
-    ├── OverQuota           429  used up for today
-    ├── JobFailed           500  the job behind the request has ended without pictures
-    ├── Unavailable         503  try again
-    └── TimedOut            504  nothing came of it in time
+where OpenAI's SDKs look for them.  Their docstrings are what the OpenAPI document says of them.
 """
 
 from collections.abc import Mapping
@@ -67,6 +50,8 @@ class ApiError(Exception):
 
 
 class Unauthenticated(ApiError):
+    """There is no credential, or it is not valid."""
+
     status, code = 401, "unauthenticated"
 
     def __init__(self, detail: str = "Authentication required", **kwargs: Any) -> None:
@@ -74,19 +59,28 @@ class Unauthenticated(ApiError):
 
 
 class Forbidden(ApiError):
+    """The credential is valid and lacks the right."""
+
     status, code = 403, "forbidden"
 
 
 class NotFound(ApiError):
+    """It does not exist, or it is somebody else's: the answer is the same."""
+
     status, code = 404, "not_found"
 
 
 class BadRequest(ApiError):
+    """The request is well-formed, and what it needs is not given; `code` says what."""
+
     status, code = 400, "invalid_request"
 
 
 class OverBudget(ApiError):
-    """``set_by`` says whose limit it is: the ``user``'s own, or an ``admin``'s."""
+    """It would cost more than the caller, or an administrator, lets them spend.
+
+    ``set_by`` says whose limit it is: the ``user``'s own, or an ``admin``'s.
+    """
 
     status, code = 402, "budget_exceeded"
 
@@ -96,46 +90,66 @@ class OverBudget(ApiError):
 
 
 class Conflict(ApiError):
+    """It contradicts how things stand now."""
+
     status, code = 409, "conflict"
 
 
 class PayloadTooLarge(ApiError):
+    """The body is too large: 1 MB of JSON, 64 MB of a form."""
+
     status, code = 413, "payload_too_large"
 
 
 class UnsupportedMedia(ApiError):
+    """The body is of a type that is not taken here."""
+
     status, code = 415, "unsupported_media_type"
 
 
 class RangeNotSatisfiable(ApiError):
+    """The range begins behind the last byte."""
+
     status, code = 416, "range_not_satisfiable"
 
 
 class Malformed(ApiError):
+    """The input itself is wrong; `errors` names each field."""
+
     status, code = 422, "validation_failed"
 
 
 class OverQuota(ApiError):
+    """Used up for today."""
+
     status, code = 429, "quota_exceeded"
 
 
 class JobFailed(ApiError):
+    """The job behind the request has ended without pictures."""
+
     status, code = 500, "job_failed"
 
-    def __init__(self, detail: str, *, retryable: bool, **kwargs: Any) -> None:
+    def __init__(self, detail: str, *, retryable: bool = False, **kwargs: Any) -> None:
         super().__init__(detail, **kwargs)
         self.retryable = retryable
 
 
 class TooManyRequests(ApiError):
+    """Too many requests, or a quota is used up; `Retry-After` says for how long."""
+
     status, code, retryable = 429, "rate_limited", True
 
 
 class Unavailable(ApiError):
+    """Something that is needed does not answer; nothing was lost. Try again after `Retry-After`."""
+
     status, code, retryable = 503, "unavailable", True
 
 
 class TimedOut(ApiError):
+    """Nothing came of it in time; the job goes on or has expired."""
+
     status, code, retryable = 504, "timeout", True
 
 
@@ -167,14 +181,21 @@ def openai_error(error: ApiError) -> dict[str, str | None]:
 
 def problem(request: Request, error: ApiError) -> JSONResponse:
     """The answer to one error."""
+    body = problem_body(error, request.url.path, getattr(request.state, "request_id", None))
+    headers = {**error.headers, "x-request-id": body["request_id"] or ""}
+    return JSONResponse(body, error.status, headers=headers, media_type=PROBLEM_JSON)
+
+
+def problem_body(error: ApiError, instance: str, request_id: str | None) -> dict[str, Any]:
+    """An error as RFC 9457 has it, and once more as OpenAI's SDKs read it."""
     body: dict[str, Any] = {
         "type": f"urn:tenkaigen:problem:{error.code}",
         "title": HTTPStatus(error.status).phrase,
         "status": error.status,
         "detail": error.detail,
-        "instance": request.url.path,
+        "instance": instance,
         "code": error.code,
-        "request_id": getattr(request.state, "request_id", None),
+        "request_id": request_id,
         "retryable": error.retryable,
         "error": openai_error(error),
     }
@@ -182,8 +203,7 @@ def problem(request: Request, error: ApiError) -> JSONResponse:
         body["errors"] = error.errors
     if error.how_to_fix is not None:
         body["how_to_fix"] = error.how_to_fix
-    headers = {**error.headers, "x-request-id": body["request_id"] or ""}
-    return JSONResponse(body, error.status, headers=headers, media_type=PROBLEM_JSON)
+    return body
 
 
 def install(app: FastAPI) -> None:

@@ -1,29 +1,42 @@
 """Whether the gateway lives, and whether what it needs does."""
 
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 log = structlog.get_logger()
 
 router = APIRouter(tags=["operations"])
 
 
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(BaseModel):
+    """What works, and what does not and why."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str]
+
+
 @router.get("/healthz")
-async def healthz() -> dict[str, str]:
+async def healthz() -> Health:
     """The process answers."""
-    return {"status": "ok"}
+    return Health()
 
 
-@router.get("/readyz")
+@router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
 async def readyz(request: Request) -> JSONResponse:
     """Whether database, bucket and GPU service answer, each by name."""
     checks = {"database": _database, "bucket": _bucket, "gpu_service": _gpu_service}
     found = {name: await _tried(check, request.app) for name, check in checks.items()}
     ready = all(state == "ok" for state in found.values())
-    return JSONResponse({"status": "ok" if ready else "unavailable", "checks": found}, 200 if ready else 503)
+    told = Readiness(status="ok" if ready else "unavailable", checks=found)
+    return JSONResponse(told.model_dump(), 200 if ready else 503)
 
 
 async def _tried(check: Any, app: FastAPI) -> str:

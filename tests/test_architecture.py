@@ -9,7 +9,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = ("gateway", "modal_app", "styles", "scripts", "tests")
 
-ENTRYPOINTS = ["app", "services", "health", "worker", "cli", "up", "client", "doctor", "__main__"]
+ENTRYPOINTS = [
+    "app",
+    "reference",
+    "services",
+    "health",
+    "worker",
+    "cli",
+    "up",
+    "client",
+    "doctor",
+    "__main__",
+]
 SLICES = [
     "comics",
     "characters",

@@ -42,7 +42,7 @@ Scope = Literal["generate", "read", "admin"]
 class ApiKeyCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(default="", max_length=100, pattern=r"^[^\x00]*$", examples=["nightly build"])
+    name: str = Field(default="", max_length=100, pattern=r"^[^\x00]*$")
     scopes: list[Scope] = Field(min_length=1, max_length=3, description="None that the caller lacks.")
 
 

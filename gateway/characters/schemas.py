@@ -27,10 +27,7 @@ Angle = Annotated[int, Field(ge=0, le=359)]
 class Attributes(BaseModel):
     """What is known of a character's looks: beside the named fields, any trait in words."""
 
-    model_config = ConfigDict(
-        extra="allow",
-        json_schema_extra={"example": {"hair": "short red curls", "do_not_change": ["freckles"]}},
-    )
+    model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Trait] = Field(init=False)
 
     do_not_change: list[Trait] | None = Field(default=None, max_length=INVARIANTS_MAX)

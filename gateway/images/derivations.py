@@ -34,13 +34,13 @@ _KEPT_INPUTS = ("character_id", "panel_id", "prompt_mode", "preset")
 
 
 class VariationsCreate(BaseModel):
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"num_images": 4}})
+    model_config = ConfigDict(extra="forbid")
 
     num_images: int = Field(default=1, ge=1, le=10)
 
 
 class UpscaleCreate(BaseModel):
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"scale": 2}})
+    model_config = ConfigDict(extra="forbid")
 
     scale: Literal[2, 4] = 2
     strength: float = Field(default=STRENGTH, gt=0.0, le=1.0, description="How much is drawn anew.")

@@ -16,7 +16,7 @@ from gateway.jobs.answers import Prefer, answer_created
 from gateway.jobs.rendering import Renderer, images_etag
 from gateway.jobs.service import JobService
 from gateway.jobs.submission import Submitted
-from gateway.storage.serving import FOREVER, PRIVATE, Served, from_bucket, from_memory, serve
+from gateway.storage.serving import BYTES, FOREVER, PRIVATE, Served, from_bucket, from_memory, serve
 
 router = APIRouter(route_class=AuthenticatedRoute, tags=["images"])
 open_router = APIRouter(tags=["images"])
@@ -136,7 +136,7 @@ async def upscale_image(
 
 
 @router.head("/v1/images/{image_id}/content", include_in_schema=False)
-@router.get("/v1/images/{image_id}/content", response_class=Response)
+@router.get("/v1/images/{image_id}/content", response_class=Response, responses=BYTES)
 async def image_content(
     image_id: UUID, request: Request, caller: Reader, service: Service, download: Download = False
 ) -> Response:
@@ -145,21 +145,21 @@ async def image_content(
 
 
 @router.head("/v1/images/{image_id}/thumbnail", include_in_schema=False)
-@router.get("/v1/images/{image_id}/thumbnail", response_class=Response)
+@router.get("/v1/images/{image_id}/thumbnail", response_class=Response, responses=BYTES)
 async def image_thumbnail(image_id: UUID, request: Request, caller: Reader, service: Service) -> Response:
     """A small WebP of one picture."""
     return await _thumbnail(request, service, await service.get(caller, image_id), PRIVATE)
 
 
 @open_router.head("/images/{image_id}/thumbnail.webp", include_in_schema=False)
-@open_router.get("/images/{image_id}/thumbnail.webp", response_class=Response)
+@open_router.get("/images/{image_id}/thumbnail.webp", response_class=Response, responses=BYTES)
 async def public_thumbnail(image_id: UUID, request: Request, service: Service) -> Response:
     """A small WebP of a public picture, without a credential, cacheable for ever."""
     return await _thumbnail(request, service, await service.get_public(image_id), FOREVER)
 
 
 @open_router.head("/images/{image_id}.{extension}", include_in_schema=False)
-@open_router.get("/images/{image_id}.{extension}", response_class=Response)
+@open_router.get("/images/{image_id}.{extension}", response_class=Response, responses=BYTES)
 async def public_picture(
     image_id: UUID, extension: str, request: Request, service: Service, download: Download = False
 ) -> Response:

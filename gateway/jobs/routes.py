@@ -1,7 +1,7 @@
 """``/v1/jobs``, its event streams, the GPU service's webhook, and the compatibility paths."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -21,6 +21,9 @@ from gateway.jobs.submission import Submitted
 from modal_app.contract import EVENT_LIMIT_BYTES
 
 HEARTBEAT_SECONDS = 15
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string", "title": "JobEvents"}}}}
+}
 
 router = APIRouter(route_class=AuthenticatedRoute, tags=["jobs"])
 callback_router = APIRouter(tags=["callbacks"])
@@ -131,8 +134,8 @@ async def retry_job(
     return await answer_created(caller, service, render, created, submission, prefer)
 
 
-@router.get("/v1/jobs/{job_id}/events", response_class=EventSourceResponse)
-async def job_events(
+@router.get("/v1/jobs/{job_id}/events", response_class=EventSourceResponse, responses=EVENTS)
+async def stream_job_events(
     job_id: UUID, caller: Reader, service: Service, render: Render, last_event_id: LastEventId = None
 ) -> EventSourceResponse:
     """The moves of one job as server-sent events, until it has ended."""
@@ -140,8 +143,8 @@ async def job_events(
     return _event_stream(service, render, caller, job_id, last_event_id)
 
 
-@router.get("/v1/events", response_class=EventSourceResponse)
-async def all_events(
+@router.get("/v1/events", response_class=EventSourceResponse, responses=EVENTS)
+async def stream_events(
     caller: Reader, service: Service, render: Render, last_event_id: LastEventId = None
 ) -> EventSourceResponse:
     """The moves of all the caller's jobs as server-sent events. `Last-Event-ID` resumes without loss."""

@@ -90,9 +90,7 @@ class ReferenceUse(PictureUse):
 class JobCreate(BaseModel):
     """Only ``prompt`` is required. A field that the chosen model does not support is refused by name."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"example": {"prompt": "a red round creature on a beach"}}
-    )
+    model_config = ConfigDict(extra="forbid")
 
     prompt: Prompt
     style: Text | None = None

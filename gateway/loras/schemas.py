@@ -51,16 +51,7 @@ class LoraSource(BaseModel):
 class LoraCreate(BaseModel):
     """Without `trigger_words`, those that Civitai tells of its files."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "example": {
-                "name": "pixel-art",
-                "source": {"url": "hf:someone/pixel-art-lora/pixel.safetensors"},
-                "trigger_words": ["pixel art"],
-            }
-        },
-    )
+    model_config = ConfigDict(extra="forbid")
 
     name: Name
     source: LoraSource
@@ -78,10 +69,7 @@ class LoraChange(BaseModel):
 class LoraUploadCreate(BaseModel):
     """A safetensors file that is about to be sent."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={"example": {"filename": "pixel.safetensors", "bytes": 144_000_000}},
-    )
+    model_config = ConfigDict(extra="forbid")
 
     filename: Annotated[Text, Field(min_length=1, max_length=255)]
     bytes: int = Field(ge=1, le=2**53)

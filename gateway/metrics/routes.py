@@ -23,9 +23,9 @@ router = APIRouter(tags=["operations"])
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string", "title": "MetricsText"}}}}},
 )
-async def metrics(request: Request) -> Response:
+async def get_metrics(request: Request) -> Response:
     """Numbers for Prometheus, in its text format.
 
     Takes `METRICS_TOKEN` as a bearer token, or a credential with the scope `admin`. A gateway that only its

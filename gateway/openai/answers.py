@@ -68,14 +68,14 @@ def drawn(row: Row, asked: ImageGeneration) -> dict[str, Any]:
     }
 
 
-def usage(row: Row, pictures: int) -> schemas.Usage:
+def usage(row: Row, pictures: int) -> schemas.Tokens:
     """Of ``pictures`` of the job."""
     model = catalog.find(row["model"])
     seen = len([use for use in row["references"] if use["role"] != "mask"])
     text = math.ceil(len(row["prompt_final"]) / CHARACTERS_PER_TOKEN)
     image = seen * (model.reference_pixels if model else 0) // PIXELS_PER_TOKEN
     out = pictures * math.ceil(row["width"] * row["height"] / PIXELS_PER_TOKEN)
-    return schemas.Usage(
+    return schemas.Tokens(
         input_tokens=text + image,
         input_tokens_details=schemas.InputTokens(text_tokens=text, image_tokens=image),
         output_tokens=out,

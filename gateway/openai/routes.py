@@ -35,7 +35,7 @@ Catalogue = Annotated[Models, Depends(_models)]
 
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": {"type": "string", "title": "ImageEvents"}}},
         "description": "The pictures; with `stream` as server-sent events.",
     }
 }
@@ -50,10 +50,18 @@ def _body(kind: type[schemas.ImageEdit]) -> dict[str, Any]:
     file = {"type": "string", "format": "binary"}
     files = {"image": file, "image[]": {"type": "array", "items": file}, "mask": file}
     urls = {"url": {"type": "string"}, "url[]": {"type": "array", "items": {"type": "string"}}}
-    form = {**described, "properties": {**described["properties"], **files, **urls}}
+    form = {
+        **described,
+        "title": f"{kind.__name__}Form",
+        "properties": {**described["properties"], **files, **urls},
+    }
     named = {"type": "object", "properties": {"image_url": {"type": "string"}, "file_id": {"type": "string"}}}
     pictures = {"images": {"type": "array", "items": named}, "mask": named}
-    plain = {**described, "properties": {**described["properties"], **pictures}}
+    plain = {
+        **described,
+        "title": f"{kind.__name__}Json",
+        "properties": {**described["properties"], **pictures},
+    }
     content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": plain}}
     return {"requestBody": {"required": True, "content": content}}
 
@@ -95,7 +103,7 @@ async def edit_images(
     responses=STREAMED,
     openapi_extra=_body(schemas.ImageVariation),
 )
-async def vary_image(
+async def create_variation(
     request: Request, caller: Generator, service: Service, submission: Submitted
 ) -> Response:
     """OpenAI's `images.create_variation`: another picture like the one that comes along."""

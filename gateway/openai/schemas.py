@@ -19,10 +19,7 @@ class ImageGeneration(BaseModel):
     `negative_prompt`, `num_inference_steps` and so on.  Any other is refused by name.
     """
 
-    model_config = ConfigDict(
-        extra="allow",
-        json_schema_extra={"example": {"prompt": "a red round creature on a beach", "size": "1024x1024"}},
-    )
+    model_config = ConfigDict(extra="allow")
 
     prompt: Prompt
     model: Annotated[
@@ -73,8 +70,6 @@ class ImageEdit(ImageGeneration):
     the file `mask`; in JSON `images` and `mask`, each `{"image_url"}` or `{"file_id"}`, an upload's id.
     """
 
-    model_config = ConfigDict(json_schema_extra={"example": {"prompt": "the same at night"}})
-
     roles: Annotated[
         list[Role] | None,
         Field(max_length=10, description="What each picture is for, in order."),
@@ -109,7 +104,7 @@ class InputTokens(BaseModel):
     image_tokens: int
 
 
-class Usage(BaseModel):
+class Tokens(BaseModel):
     """Sizes in tokens, for clients that count them.  Nothing is charged by token."""
 
     input_tokens: int
@@ -134,7 +129,7 @@ class ImagesResponse(Drawn):
 
     created: int
     data: list[ImageData]
-    usage: Usage
+    usage: Tokens
     job_id: UUID
     cost_usd_micros: int
 
@@ -158,7 +153,7 @@ class CompletedImage(Drawn):
     revised_prompt: str
     id: UUID
     seed: int
-    usage: Usage
+    usage: Tokens
     job_id: UUID
     cost_usd_micros: int
 

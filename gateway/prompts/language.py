@@ -21,7 +21,7 @@ router = APIRouter(route_class=AuthenticatedRoute, tags=["prompts"])
 class EnhanceBody(BaseModel):
     """Mode ``lora`` begins with the trained words and describes looks; ``reference`` leaves them out."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"prompt": "a cat on a roof"}})
+    model_config = ConfigDict(extra="forbid")
 
     prompt: Prompt
     mode: Literal["lora", "reference"] = "reference"
@@ -39,9 +39,7 @@ class Enhanced(BaseModel):
 
 
 class ParseBody(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"example": {"prompt": "Luffy in watercolor on a mug, no text"}}
-    )
+    model_config = ConfigDict(extra="forbid")
 
     prompt: Prompt
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 import styles
 from gateway.auth import AuthenticatedRoute, Reader
 from gateway.errors import NotFound
+from gateway.storage.serving import BYTES
 
 router = APIRouter(route_class=AuthenticatedRoute, tags=["styles"])
 open_router = APIRouter(tags=["styles"])
@@ -49,7 +50,7 @@ async def get_style(set: str, name: str, request: Request, caller: Reader) -> St
     return _shown(request, _named(set, name))
 
 
-@open_router.get("/styles/{set}/{name}.webp", response_class=Response)
+@open_router.get("/styles/{set}/{name}.webp", response_class=Response, responses=BYTES)
 async def style_preview(
     set: str, name: str, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:

@@ -49,16 +49,7 @@ Values = dict[Annotated[str, Field(max_length=64)], Annotated[Text, Field(max_le
 class TemplateCreate(BaseModel):
     """``text`` names variables as ``{{name}}``; ``defaults`` fill in those that a rendering leaves out."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "example": {
-                "name": "portrait",
-                "text": "a portrait of {{who}}, {{light}}",
-                "defaults": {"light": "soft light"},
-            }
-        },
-    )
+    model_config = ConfigDict(extra="forbid")
 
     name: Name
     text: TemplateText
@@ -74,7 +65,7 @@ class TemplateChange(BaseModel):
 
 
 class RenderBody(BaseModel):
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"variables": {"who": "a cat"}}})
+    model_config = ConfigDict(extra="forbid")
 
     variables: Values = {}
 

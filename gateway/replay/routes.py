@@ -24,6 +24,7 @@ from gateway.replay.service import Replays
 router = APIRouter(route_class=AuthenticatedRoute, tags=["images"])
 
 FILE: dict[str, Any] = {
+    "title": "ReplayFile",
     "type": "object",
     "properties": {"file": {"type": "string", "format": "binary"}},
     "required": ["file"],
@@ -64,7 +65,7 @@ async def get_recipe(image_id: UUID, caller: Reader, service: Service) -> schema
 
 
 @router.post("/v1/replay", status_code=202, response_model=jobs_schemas.Job, openapi_extra=BODY)
-async def replay(
+async def replay_image(
     request: Request,
     caller: Generator,
     service: Service,

@@ -4,6 +4,7 @@ from typing import Annotated, cast
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from gateway.errors import Conflict, NotFound, PayloadTooLarge, UnsupportedMedia
 from gateway.storage import Buckets, ObjectExists, ObjectMissing, ObjectTooLarge
@@ -12,11 +13,18 @@ from gateway.storage.serving import ANYWHERE, NEVER, Served, from_bucket, serve
 
 router = APIRouter(tags=["files"])
 
+
+class Stored(BaseModel):
+    """As Supabase Storage answers."""
+
+    Key: str
+
+
 Signature = Annotated[str, Query(max_length=128)]
 
 
 @router.head("/files/{bucket}/{key:path}", include_in_schema=False)
-@router.get("/files/{bucket}/{key:path}", response_class=Response)
+@router.get("/files/{bucket}/{key:path}", response_class=Response, responses={200: {"content": {"*/*": {}}}})
 async def signed_download(
     bucket: str, key: str, request: Request, expires: int, signature: Signature
 ) -> Response:
@@ -33,7 +41,7 @@ async def signed_download(
     return await serve(request, served, from_bucket(local, key))
 
 
-@router.put("/files/{bucket}/{key:path}")
+@router.put("/files/{bucket}/{key:path}", response_model=Stored)
 async def signed_upload(
     bucket: str,
     key: str,

@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -19,6 +20,11 @@ ANYWHERE = {
     "Access-Control-Expose-Headers": "Content-Disposition, Content-Length, Content-Range, ETag",
 }
 """For addresses that are their own credential: a page elsewhere may read what it may show."""
+
+BYTES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {name: {} for name in ("image/png", "image/jpeg", "image/webp")}}
+}
+"""What the OpenAPI document says of answers that are pictures."""
 
 Read = Callable[[int, int], AsyncIterator[bytes]]
 """The bytes from the first place up to and including the last."""

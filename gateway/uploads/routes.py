@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from psycopg.rows import DictRow
 
 from gateway.auth import AuthenticatedRoute, Generator, Reader
+from gateway.storage.serving import BYTES
 from gateway.uploads import schemas
 from gateway.uploads.service import Uploads, require_ready
 
@@ -35,7 +36,7 @@ IdempotencyKey = Annotated[
 
 
 @router.post("/v1/uploads", status_code=201, response_model=schemas.UploadTicket)
-@router.post("/api/upload", status_code=201, response_model=schemas.UploadTicket)
+@router.post("/api/upload", status_code=201, response_model=schemas.UploadTicket, name="compat_create_upload")
 async def create_upload(
     body: schemas.UploadCreate,
     request: Request,
@@ -70,7 +71,7 @@ async def get_upload(upload_id: UUID, caller: Reader, service: Service) -> schem
     return await _shown(service, await service.get(caller, upload_id))
 
 
-@router.get("/v1/uploads/{upload_id}/content", response_class=Response)
+@router.get("/v1/uploads/{upload_id}/content", response_class=Response, responses=BYTES)
 async def upload_content(upload_id: UUID, request: Request, caller: Reader, service: Service) -> Response:
     """The bytes of the picture as it was drawn anew."""
     row = require_ready(await service.get(caller, upload_id))

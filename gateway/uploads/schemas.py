@@ -19,12 +19,7 @@ def _storable(text: str) -> str:
 class UploadCreate(BaseModel):
     """A PNG, JPEG or WebP file that is about to be sent."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "example": {"filename": "me.jpg", "content_type": "image/jpeg", "bytes": 2_400_000}
-        },
-    )
+    model_config = ConfigDict(extra="forbid")
 
     filename: Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_storable)]
     content_type: str = Field(max_length=100, description="`image/png`, `image/jpeg` or `image/webp`.")

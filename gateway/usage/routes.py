@@ -38,9 +38,9 @@ Time = Annotated[datetime.datetime | None, Query(description="A day or a time; w
 @router.get(
     "/v1/usage",
     response_model=schemas.UsageReport,
-    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"text/csv": {"schema": {"type": "string", "title": "UsageCsv"}}}}},
 )
-async def usage(
+async def get_usage(
     caller: Reader,
     service: Service,
     start: Annotated[Time, Query(alias="from")] = None,
@@ -58,7 +58,7 @@ async def usage(
 
 
 @router.get("/v1/usage/forecast", response_model=schemas.Forecast)
-async def forecast(
+async def forecast_usage(
     caller: Reader,
     service: Forecasting,
     images: Annotated[int, Query(ge=1, le=1_000_000_000)] = 1000,
@@ -70,7 +70,7 @@ async def forecast(
 
 
 @router.get("/v1/budget", response_model=schemas.Budget)
-async def budget(caller: Reader, budgets: Budgeting) -> schemas.Budget:
+async def get_budget(caller: Reader, budgets: Budgeting) -> schemas.Budget:
     """The caller's limits, and what counts against them now."""
     return await budgets.get(caller)
 
@@ -82,13 +82,13 @@ async def set_budget(body: schemas.BudgetWrite, caller: Generator, budgets: Budg
 
 
 @router.get("/v1/admin/budgets/{user_id}", response_model=schemas.AdminBudget)
-async def ceiling(user_id: UUID, caller: Admin, budgets: Budgeting) -> schemas.AdminBudget:
+async def get_user_budget(user_id: UUID, caller: Admin, budgets: Budgeting) -> schemas.AdminBudget:
     """The ceiling of a user, and what counts against it now."""
     return await budgets.get_ceiling(user_id)
 
 
 @router.put("/v1/admin/budgets/{user_id}", response_model=schemas.AdminBudget)
-async def set_ceiling(
+async def set_user_budget(
     user_id: UUID, body: schemas.BudgetWrite, caller: Admin, budgets: Budgeting
 ) -> schemas.AdminBudget:
     """Replace the ceiling of a user."""
@@ -96,7 +96,7 @@ async def set_ceiling(
 
 
 @router.get("/v1/admin/stats", response_model=schemas.Stats)
-async def stats(caller: Admin, service: Service) -> schemas.Stats:
+async def get_stats(caller: Admin, service: Service) -> schemas.Stats:
     """How jobs, calls, storage, users and webhooks stand."""
     return await service.stats()
 

@@ -82,9 +82,7 @@ class Forecast(BaseModel):
 class BudgetWrite(BaseModel):
     """Replaces the whole budget; null is no limit."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"example": {"period": "month", "limit_usd_micros": 10_000_000}}
-    )
+    model_config = ConfigDict(extra="forbid")
 
     period: Period = "month"
     limit_usd_micros: Micros | None = None

@@ -27,9 +27,7 @@ Description = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 class EndpointCreate(BaseModel):
     """``events`` are those to be told; ``*`` is all."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"example": {"url": "https://example.com/hooks"}}
-    )
+    model_config = ConfigDict(extra="forbid")
 
     url: Url
     events: Events = ["*"]
@@ -39,7 +37,7 @@ class EndpointCreate(BaseModel):
 class EndpointChange(BaseModel):
     """``enabled: true`` takes up what is waiting for an endpoint that was disabled."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"enabled": True}})
+    model_config = ConfigDict(extra="forbid")
 
     url: Url | None = None
     events: Events | None = None
