@@ -17,6 +17,8 @@ from gateway.jobs.service import Created, JobService, Replay
 from gateway.jobs.submission import Submission
 
 WAIT_LIMIT_SECONDS = 60
+CACHE_HIT = {"Cache-Status": "Tenkaigen; hit"}
+"""RFC 9211."""
 
 Prefer = Annotated[
     str | None, Header(description="`wait=N` holds the answer until the job ends, 60 s at most.")
@@ -34,7 +36,7 @@ async def answer_created(
     """202, or 200 with the job as it ended within the seconds that the caller prefers to wait."""
     if isinstance(created, Replay):
         return answer_again(created)
-    answer = await _after_waiting(caller, service, render, created.row, prefer)
+    answer = await _after_waiting(caller, service, render, created, prefer)
     return await kept(caller, service, submission, created, answer)
 
 
@@ -44,6 +46,8 @@ async def kept(
     """The answer, remembered for repeats with the same key."""
     if created.replayed:
         answer.headers["Idempotent-Replayed"] = "true"
+    if created.cached:
+        answer.headers.update(CACHE_HIT)
     if submission.key is not None:
         await service.keep_answer(caller, submission.key, answer.status_code, json.loads(bytes(answer.body)))
     return answer
@@ -62,13 +66,14 @@ def answer_job(body: schemas.Job | schemas.CompatJobStatus, row: DictRow, status
 
 
 async def _after_waiting(
-    caller: Principal, service: JobService, render: Renderer, row: DictRow, prefer: str | None
+    caller: Principal, service: JobService, render: Renderer, created: Created, prefer: str | None
 ) -> JSONResponse:
-    seconds = _wait_seconds(prefer)
+    row, seconds = created.row, _wait_seconds(prefer)
     if seconds:
         row = await service.wait(caller, row["id"], seconds)
     ended = row["status"] in TERMINAL
-    answer = answer_job(await render.job(row), row, status=200 if ended else 202)
+    job = (await render.job(row)).model_copy(update={"cached": created.cached})
+    answer = answer_job(job, row, status=200 if ended else 202)
     answer.headers["Location"] = f"/v1/jobs/{row['id']}"
     if seconds:
         answer.headers["Preference-Applied"] = f"wait={seconds}"

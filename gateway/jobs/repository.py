@@ -53,6 +53,18 @@ class Jobs:
         row = await self._db.one(sql.RESERVE, values | {"window_seconds": RETRY_WINDOW_SECONDS})
         return row["id"] if row else None
 
+    async def find_cached(
+        self, user_id: UUID, cache_key: str, idempotency_key: str | None, request_sha256: str
+    ) -> UUID | None:
+        """The user's newest job with this cache key that has all its pictures.
+
+        The idempotency key is remembered with it; where it was used meanwhile, nothing is found.
+        """
+        values = {"user_id": user_id, "cache_key": cache_key}
+        asking = {"idempotency_key": idempotency_key, "request_sha256": request_sha256}
+        row = await self._db.one(sql.FIND_CACHED, values | asking)
+        return row["id"] if row else None
+
     async def find_answer(self, user_id: UUID, key: str) -> DictRow | None:
         """What the first request with this idempotency key was answered."""
         return await self._db.one(sql.FIND_ANSWER, {"user_id": user_id, "key": key})

@@ -115,6 +115,11 @@ class JobCreate(BaseModel):
     priority: Priority = "normal"
     visibility: Visibility | None = None
     expires_in_seconds: int = Field(default=3600, ge=1, le=86_400)
+    cache: bool = Field(
+        default=False,
+        description="An equal request of yours that was sent with it and still has its pictures is answered "
+        "with its job, marked `cached`: nothing is drawn and nothing charged.",
+    )
     metadata: dict[MetadataKey, MetadataValue] = Field(default={}, max_length=50)
 
     @property
@@ -241,6 +246,7 @@ class Job(BaseModel):
     params: dict[str, Any]
     result: dict[str, Any] | None = Field(description="What a language task has answered.")
     replay: Replayed | None = Field(description="Of a picture that is drawn again.")
+    cached: bool = Field(default=False, description="The answer is an earlier job: see `cache`.")
     images: list[Image]
     error: JobError | None
     cost: JobCost

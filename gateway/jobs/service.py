@@ -16,7 +16,7 @@ from gateway.config import Settings
 from gateway.errors import BadRequest, Conflict, Malformed, NotFound, OverBudget
 from gateway.events import EventHub, JobEvent
 from gateway.gpu import GpuClient
-from gateway.jobs import recipes
+from gateway.jobs import cache, recipes
 from gateway.jobs.language_plan import ANSWERS, LanguageAnswer, LanguageTask, fallback
 from gateway.jobs.lifecycle import TERMINAL
 from gateway.jobs.loras import JobLoras, LoraInUse, model_of_group, refuse_unfit
@@ -40,10 +40,12 @@ DRAWN_SEED_LIMIT = 2**32
 
 @dataclass(frozen=True)
 class Created:
-    """The job that a request asks for; ``replayed`` when an earlier try of it has made the job."""
+    """The job that a request asks for; ``replayed`` when an earlier try of it has made the job, ``cached``
+    when another request has."""
 
     row: DictRow
     replayed: bool = False
+    cached: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ class JobService:
             return found
         body = await make_body()
         values = await self.recipe(caller, body)
+        if body.cache:
+            values["cache_key"] = cache.key_of(body, values)
+            cached = await self._cached(caller, values["cache_key"], submission, sha256)
+            if cached is not None:
+                return cached
         return await self._made(caller, job_id, values, body.expires_in_seconds, submission, sha256)
 
     async def create_task(
@@ -276,14 +283,15 @@ class JobService:
         also: Sequence[Statement] = (),
     ) -> Created | Replay:
         """The job, inserted unless another try of the same request was faster."""
-        fixed = {"id": job_id, "user_id": caller.user_id, "retry_of": None, "expires_in_seconds": lifetime}
+        unsaid = {**recipes.NO_PLAN, "retry_of": None, "cache_key": None}
+        fixed = {"id": job_id, "user_id": caller.user_id, "expires_in_seconds": lifetime}
         repeats = {
             "idempotency_key": submission.key if submission else None,
             "credential": caller.credential if submission else None,
             "request_sha256": sha256,
         }
         try:
-            row = await self._jobs.create({**recipes.NO_PLAN, **fixed, **values, **repeats}, also)
+            row = await self._jobs.create({**unsaid, **fixed, **values, **repeats}, also)
         except OverBudget as over:
             await self._budgets.refused(caller.user_id, over)
             raise
@@ -309,7 +317,7 @@ class JobService:
             return Replay(first["status"], first["body"])
         row = await self.get(caller, first["job_id"])
         if row["status"] in TERMINAL or first["stale"] or submission.repeats:
-            return Created(row, replayed=True)
+            return Created(row, replayed=True, cached=first["cached"])
         raise Conflict(
             "The first request with this Idempotency-Key is still being answered.",
             code="idempotency_key_in_flight",
@@ -325,6 +333,14 @@ class JobService:
             return await self._repeated(caller, job_id, submission, sha256) if known else None
         row = await self._jobs.get(caller, job_id) if submission.repeats else None
         return Created(row, replayed=True) if row else None
+
+    async def _cached(
+        self, caller: Principal, cache_key: str, submission: Submission | None, sha256: str
+    ) -> Created | None:
+        """The caller's job that has drawn the same."""
+        key = submission.key if submission else None
+        job_id = await self._jobs.find_cached(caller.user_id, cache_key, key, sha256)
+        return Created(await self.get(caller, job_id), cached=True) if job_id else None
 
     async def _first_answer(self, caller: Principal, key: str, sha256: str) -> DictRow:
         first = await self._jobs.find_answer(caller.user_id, key)

@@ -51,23 +51,42 @@ insert into public.generation_jobs as j (
   id, user_id, retry_of, task, priority, prompt_input, prompt_enhanced, prompt_final, prompt_negative,
   enhance_status, style, model, width, height, num_images, seed, params, loras, "references", visibility,
   metadata, estimated_usd_micros, reserved_usd_micros, reserved_gpu_seconds, steps, plan, inputs, image_kind,
-  expires_at
+  cache_key, expires_at
 )
 select
   %(id)s, %(user_id)s, %(retry_of)s, %(task)s, %(priority)s::public.job_priority, %(prompt_input)s,
   %(prompt_enhanced)s, %(prompt_final)s, %(prompt_negative)s, %(enhance_status)s, %(style)s, %(model)s,
   %(width)s, %(height)s, %(num_images)s, %(seed)s, %(params)s, %(loras)s, %(references)s, %(visibility)s,
   %(metadata)s, %(estimated_usd_micros)s, %(reserved_usd_micros)s, %(reserved_gpu_seconds)s, %(steps)s,
-  %(plan)s, %(inputs)s, %(image_kind)s,
+  %(plan)s, %(inputs)s, %(image_kind)s, %(cache_key)s,
   now() + make_interval(secs => %(expires_in_seconds)s)
 where %(idempotency_key)s::text is null or exists (select from reserved)
 on conflict (id) do nothing
 returning {JOB_COLUMNS}, '[]'::jsonb as images, null::bigint as queue_position
 """
 
+FIND_CACHED = """
+with found as (
+  select j.id from public.generation_jobs j
+  where j.user_id = %(user_id)s and j.cache_key = %(cache_key)s and j.status = 'completed'
+    and j.num_images = (
+      select count(*) from public.generated_assets a where a.job_id = j.id and a.deleted_at is null)
+  order by j.created_at desc limit 1
+),
+kept as (
+  insert into private.idempotency_keys (user_id, key, request_sha256, job_id)
+  select %(user_id)s, %(idempotency_key)s, %(request_sha256)s, id from found
+  where %(idempotency_key)s::text is not null
+  on conflict (user_id, key) do nothing
+  returning job_id
+)
+select id from found where %(idempotency_key)s::text is null or exists (select from kept)
+"""
 FIND_ANSWER = """
-select request_sha256, job_id, status, body, created_at < now() - interval '1 minute' as stale
-from private.idempotency_keys where user_id = %(user_id)s and key = %(key)s
+select k.request_sha256, k.job_id, k.status, k.body, k.created_at < now() - interval '1 minute' as stale,
+  exists (
+    select from public.generation_jobs j where j.id = k.job_id and j.created_at < k.created_at) as cached
+from private.idempotency_keys k where k.user_id = %(user_id)s and k.key = %(key)s
 """
 
 KEEP_ANSWER = """

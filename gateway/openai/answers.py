@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.errors import ApiError, BadRequest, Conflict, JobFailed, OverBudget, TimedOut
 from gateway.jobs.schemas import Image
+from gateway.jobs.service import Created
 from gateway.openai import schemas
 from gateway.openai.schemas import ImageGeneration
 from modal_app import catalog
@@ -26,9 +27,10 @@ Row = Mapping[str, Any]
 
 
 def images_response(
-    row: Row, asked: ImageGeneration, images: Sequence[Image], contents: Sequence[bytes]
+    created: Created, asked: ImageGeneration, images: Sequence[Image], contents: Sequence[bytes]
 ) -> schemas.ImagesResponse:
     """The answer to a completed job.  Without the pictures' ``contents`` their addresses are told."""
+    row = created.row
     told: list[bytes | None] = [*contents] or [None] * len(images)
     data = [_data(row, image, content) for image, content in zip(images, told, strict=True)]
     return schemas.ImagesResponse(
@@ -36,15 +38,15 @@ def images_response(
         created=_seconds(row["created_at"]),
         data=data,
         usage=usage(row, len(images)),
-        job_id=row["id"],
-        cost_usd_micros=row["cost_usd_micros"],
+        **_job(created),
     )
 
 
 def completed_events(
-    row: Row, asked: ImageGeneration, kind: str, images: Sequence[Image], contents: Sequence[bytes]
+    created: Created, asked: ImageGeneration, kind: str, images: Sequence[Image], contents: Sequence[bytes]
 ) -> list[schemas.CompletedImage]:
     """One event for each picture; ``kind`` is ``image_generation`` or ``image_edit``."""
+    row = created.row
     return [
         schemas.CompletedImage(
             **drawn(row, asked),
@@ -52,8 +54,7 @@ def completed_events(
             type=f"{kind}.completed",
             created_at=_seconds(row["finished_at"]),
             usage=usage(row, 1),
-            job_id=row["id"],
-            cost_usd_micros=row["cost_usd_micros"],
+            **_job(created),
         )
         for image, content in zip(images, contents, strict=True)
     ]
@@ -97,6 +98,12 @@ def failure(row: Row) -> ApiError:
     if code == "expired":
         return TimedOut(message, code=code, headers=headers)
     return JobFailed(message, code=code, headers=headers, retryable=bool(row["error_retryable"]))
+
+
+def _job(created: Created) -> dict[str, Any]:
+    """The job behind the pictures, and what they have cost this request."""
+    cost = 0 if created.cached else created.row["cost_usd_micros"]
+    return {"job_id": created.row["id"], "cost_usd_micros": cost, "cached": created.cached}
 
 
 def _data(row: Row, image: Image, content: bytes | None) -> schemas.ImageData:

@@ -11,6 +11,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from gateway.auth import AuthenticatedRoute, Generator, Principal, Reader
 from gateway.errors import ApiError, openai_error
+from gateway.jobs.answers import CACHE_HIT
 from gateway.jobs.service import Created
 from gateway.jobs.submission import Submission, Submitted
 from gateway.openai import forms, schemas
@@ -156,11 +157,13 @@ async def _answered(
     headers = {"Location": f"/v1/jobs/{created.row['id']}"}
     if created.replayed:
         headers["Idempotent-Replayed"] = "true"
+    if created.cached:
+        headers |= CACHE_HIT
     if asked.stream:
         events = _events(service, caller, asked, created, submission, kind)
         headers |= {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return EventSourceResponse(events, ping=HEARTBEAT_SECONDS, headers=headers)
-    answer = await service.answer(caller, asked, created.row)
+    answer = await service.answer(caller, asked, created)
     return Response(answer.model_dump_json(exclude_none=True), media_type="application/json", headers=headers)
 
 
@@ -174,7 +177,7 @@ async def _events(
 ) -> AsyncIterator[ServerSentEvent]:
     """An error that comes once the stream has begun is an event: OpenAI's SDKs raise it."""
     try:
-        async for event in service.events(caller, asked, created.row, kind):
+        async for event in service.events(caller, asked, created, kind):
             yield ServerSentEvent(event.model_dump_json(exclude_none=True), event=event.type)
     except ApiError as error:
         told = {"type": "error", "error": openai_error(error), "request_id": submission.request_id}

@@ -132,6 +132,7 @@ class ImagesResponse(Drawn):
     usage: Tokens
     job_id: UUID
     cost_usd_micros: int
+    cached: bool
 
 
 class PartialImage(Drawn):
@@ -156,6 +157,7 @@ class CompletedImage(Drawn):
     usage: Tokens
     job_id: UUID
     cost_usd_micros: int
+    cached: bool
 
 
 PriceClass = Literal["economy", "standard", "premium"]

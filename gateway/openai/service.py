@@ -3,6 +3,7 @@
 import datetime
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 
 from fastapi.exceptions import RequestValidationError
 from psycopg.rows import DictRow
@@ -59,30 +60,29 @@ class OpenAIImages:
         except (ApiError, RequestValidationError):
             await taken.forget()
             raise
-        await (taken.forget() if created.replayed else taken.keep())
+        await (taken.forget() if created.replayed or created.cached else taken.keep())
         return created
 
-    async def answer(self, caller: Principal, asked: ImageGeneration, row: DictRow) -> ImagesResponse:
+    async def answer(self, caller: Principal, asked: ImageGeneration, created: Created) -> ImagesResponse:
         """The pictures, once the job has ended; the error of one that has none."""
-        row = await self._ended(caller, row)
+        row = await self._ended(caller, created.row)
         by_url = asked.response_format == "url"
         contents = [] if by_url else await self._contents(row)
-        return answers.images_response(row, asked, await self._shown(row), contents)
+        return answers.images_response(replace(created, row=row), asked, await self._shown(row), contents)
 
     async def events(
-        self, caller: Principal, asked: ImageGeneration, row: DictRow, kind: str
+        self, caller: Principal, asked: ImageGeneration, created: Created, kind: str
     ) -> AsyncIterator[PartialImage | CompletedImage]:
         """``kind``.partial_image as the job goes on, then ``kind``.completed for each picture."""
         left = PartialImages(asked, kind)
-        async with aclosing(self._jobs.stream(caller, row["id"], None)) as moves:
+        async with aclosing(self._jobs.stream(caller, created.row["id"], None)) as moves:
             async for _, move, now in moves:
                 partial = await left.shown(now) if move == "preview" else None
                 if partial is not None:
                     yield partial
-        row = await self._ended(caller, row)
-        for event in answers.completed_events(
-            row, asked, kind, await self._shown(row), await self._contents(row)
-        ):
+        row = await self._ended(caller, created.row)
+        shown, contents = await self._shown(row), await self._contents(row)
+        for event in answers.completed_events(replace(created, row=row), asked, kind, shown, contents):
             yield event
 
     async def _ended(self, caller: Principal, row: DictRow) -> DictRow:

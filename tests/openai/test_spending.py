@@ -40,3 +40,26 @@ async def test_a_repeat_of_what_was_paid_for_costs_nothing(product: Stack) -> No
     again = await generate(1)
     assert (again.status_code, again.json()) == (200, first.json())
     assert again.json()["cost_usd_micros"] > 0
+
+
+async def test_pictures_that_are_there_cost_nothing_where_the_caller_wants_them(product: Stack) -> None:
+    user = product.new_user()
+    hit = "Tenkaigen; hit"
+
+    async def generate(key: str = "", **options: object) -> httpx.Response:
+        body = {"prompt": "a", "size": "64x64", "cache": True, **options}
+        headers = {"Idempotency-Key": key} if key else {}
+        return await user.http.post("/v1/images/generations", json=body, headers=headers)
+
+    first = await generate()
+    assert first.json()["cached"] is False and first.json()["cost_usd_micros"] > 0
+    await user.http.put("/v1/budget", json={"period": "day", "limit_usd_micros": 0})
+    assert [(await generate(cache=False)).status_code, (await generate(seed=1)).status_code] == [402, 402]
+    free = {**first.json(), "cached": True, "cost_usd_micros": 0}
+    for key in ("", "k", "k"):
+        answer = await generate(key)
+        assert (answer.headers["cache-status"], answer.json()) == (hit, free)
+    streamed = await generate(stream=True)
+    assert streamed.headers["cache-status"] == hit
+    assert '"cached":true' in streamed.text and '"cost_usd_micros":0' in streamed.text
+    assert len((await user.http.get("/v1/jobs")).json()["data"]) == 1
