@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from gateway import errors, health, logs, services, studio
 from gateway.accounts import api_keys, sessions
 from gateway.characters import routes as characters_routes
+from gateway.comics import panel_routes
 from gateway.comics import routes as comics_routes
 from gateway.config import Settings
 from gateway.http import Intake
@@ -58,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(images_routes.router)
     app.include_router(images_routes.open_router)
     app.include_router(replay_routes.router)
+    app.include_router(panel_routes.router)
     app.include_router(comics_routes.router)
     app.include_router(storage_routes.router)
     app.include_router(sessions.router)

@@ -17,6 +17,9 @@ from gateway.characters.rendering import CharacterRenderer
 from gateway.characters.repository import CharacterRows
 from gateway.characters.service import Characters
 from gateway.characters.sources import Sources
+from gateway.comics.drawing import PanelDrawing
+from gateway.comics.panels import Panels
+from gateway.comics.plan import PANEL, PanelPlan
 from gateway.comics.rendering import ComicRenderer
 from gateway.comics.repository import ComicRows
 from gateway.comics.service import Comics
@@ -78,6 +81,7 @@ from styles.franchises import load as load_franchises
 DELETIONS_SECONDS = 2.0
 UPLOADS_SECONDS = 600.0
 LORAS_SECONDS = 3600.0
+PANELS_SECONDS = 3600.0
 SWEEP_SECONDS = 6 * 3600.0
 FIRST_SWEEP_SECONDS = 600.0
 """A gateway that starts again and again does not list the buckets each time."""
@@ -112,6 +116,7 @@ class Services:
     character_pictures: CharacterPictures
     character_renderer: CharacterRenderer
     comics: Comics
+    panels: Panels
     comic_renderer: ComicRenderer
     openai_images: OpenAIImages
     models: Models
@@ -119,7 +124,7 @@ class Services:
 
 def plans() -> dict[str, Plan]:
     """Who leads a job, by the name in its row."""
-    drawing = {"image": ImagePlan(), "upscale": UpscalePlan(), REPLAY: ReplayPlan()}
+    drawing = {"image": ImagePlan(), "upscale": UpscalePlan(), REPLAY: ReplayPlan(), PANEL: PanelPlan()}
     return {**drawing, **dict.fromkeys(LANGUAGE_TASKS, LanguagePlan()), **CHARACTER_PLANS}
 
 
@@ -139,6 +144,7 @@ def chores(db: Database, buckets: Buckets, uploads: Uploads, fetcher: Fetcher) -
     return [
         Chore("uploads", uploads.sweep, every_seconds=UPLOADS_SECONDS),
         Chore("loras", fetcher.tidy, every_seconds=LORAS_SECONDS),
+        Chore("panels", ComicRows(db).forget_deleted, every_seconds=PANELS_SECONDS),
         Chore("deletions", deletions.carry_out, every_seconds=DELETIONS_SECONDS),
         Chore("sweep", sweep.run, every_seconds=SWEEP_SECONDS, first_after_seconds=FIRST_SWEEP_SECONDS),
     ]
@@ -213,6 +219,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             character_pictures=CharacterPictures(portrayed, characters, jobs, sources, drawing, buckets, gpu),
             character_renderer=CharacterRenderer(portrayed, renderer),
             comics=Comics(comic_rows),
+            panels=Panels(comic_rows, jobs, PanelDrawing(jobs, characters, gpu, settings)),
             comic_renderer=ComicRenderer(comic_rows, renderer, settings.public_url),
             openai_images=OpenAIImages(jobs, images, uploads, renderer),
             models=Models(db, gpu, settings.default_model),

@@ -7,12 +7,10 @@ from typing import Any
 from uuid import UUID
 
 from gateway.comics import schemas
+from gateway.comics.plan import POLL_AFTER_MS
 from gateway.comics.repository import ComicRows
 from gateway.jobs.rendering import SIGNED_SECONDS, Renderer
 from gateway.jobs.schemas import Image
-
-POLL_AFTER_MS = 3000
-"""How often a frontend should ask after a panel."""
 
 Row = Mapping[str, Any]
 
@@ -37,6 +35,11 @@ class ComicRenderer:
     async def event(self, row: Row, job: Mapping[str, Any]) -> schemas.PanelEvent:
         """``job``: stage, step and steps."""
         return schemas.PanelEvent(**_panel(row, await self._pictures([row])), **job)
+
+    async def urls(self, references: Sequence[Row]) -> dict[str, str]:
+        """Where pictures that a job was drawn from are, by their ids; those that are gone are left out."""
+        assets = await self._rows.assets([UUID(use["image_id"]) for use in references])
+        return {str(image.id): image.url for image in await self._images.images(list(assets.values()))}
 
     async def _pictures(self, panels: Sequence[Row]) -> dict[str, Image]:
         """By the id of the panel."""
@@ -64,8 +67,10 @@ def _chapter(chapter: Row, shown: Mapping[str, Image]) -> dict[str, Any]:
 
 def _panel(row: Row, shown: Mapping[str, Image]) -> dict[str, Any]:
     error = {"code": row["error_code"], "message": row["error_message"] or ""}
+    told = row["consistency"]
     return {
         **row,
+        "consistency": {**told, "attempts": row["attempts"]} if told else None,
         "image": shown.get(str(row["id"])),
         "error": error if row["error_code"] else None,
         "poll_after_ms": POLL_AFTER_MS,

@@ -158,6 +158,50 @@ class ComicRows:
             await connection.execute(sql.DELETE_PANEL, {"id": panel["id"]})
             await _close_gaps(connection, sql.PANEL_ORDER, sql.ORDER_PANELS, panel["chapter_id"])
 
+    async def earlier(self, caller: Principal, chapter_id: UUID, before: int | None = None) -> list[str]:
+        """What the panels of a chapter show, in order; those in front of a position, or all."""
+        rows = await self._all(caller, sql.EARLIER, {"chapter_id": chapter_id, "before": before})
+        return [row["prompt"] for row in rows]
+
+    async def editable_comic_of(self, caller: Principal, chapter_id: UUID) -> DictRow:
+        comic = await self._one(caller, sql.COMIC_OF_CHAPTER, {"id": chapter_id})
+        if _found(comic, "chapter", chapter_id)["role"] == "viewer":
+            raise Forbidden("Only editors of a comic change it.")
+        return _found(comic, "chapter", chapter_id)
+
+    async def panel_of_job(self, caller: Principal, comic_id: UUID, job_id: UUID) -> DictRow | None:
+        """The panel of a comic that a job draws, or has drawn last."""
+        return await self._one(caller, sql.PANEL_OF_JOB, {"project_id": comic_id, "job_id": job_id})
+
+    async def job_owner(self, job_id: UUID) -> UUID | None:
+        """Who pays for a job that has not ended."""
+        row = await self._db.one(sql.JOB_OWNER, {"id": job_id})
+        return row["user_id"] if row else None
+
+    async def restore_panel(self, caller: Principal, panel_id: UUID) -> None:
+        """Back where it stood, or at the end of a chapter that has become shorter."""
+        gone = await self._db.one(sql.DELETED_PANEL, {"id": panel_id})
+        if gone is None:
+            await self.editable_panel(caller, panel_id)  # it is there, or never was
+            return
+        try:
+            await self.require_editor(caller, gone["project_id"])
+        except NotFound:
+            raise NotFound(f"There is no panel {panel_id}.") from None
+        place = {"id": panel_id, "chapter_id": gone["chapter_id"]}
+        async with self._db.service_transaction() as connection:
+            if await _one(connection, sql.LOCK_CHAPTER, place) is None:
+                raise Conflict("The chapter of this panel was deleted.", code="chapter_deleted")
+            await connection.execute(sql.RESTORE_PANEL, place)
+            ids = await _order(connection, sql.PANEL_ORDER, gone["chapter_id"])
+            ids.remove(panel_id)
+            ids.insert(gone["position"] - 1, panel_id)
+            await connection.execute(sql.ORDER_PANELS, {"id": gone["chapter_id"], "ids": ids})
+
+    async def forget_deleted(self) -> None:
+        """Nothing brings a panel back once its picture is gone."""
+        await self._db.do(sql.FORGET_DELETED, {})
+
     async def assets(self, ids: Sequence[UUID]) -> dict[UUID, DictRow]:
         """Pictures of panels that the caller was shown, whoever of the members has drawn them."""
         rows = await self._db.all(sql.ASSETS, {"ids": list(ids)}) if ids else []

@@ -4,9 +4,9 @@ import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from gateway.jobs.schemas import Image, Job, JobCall, JobPrompt, Text
+from gateway.jobs.schemas import Image, Job, JobCall, JobPrompt, Text, says_something
 
 PanelStatus = Literal["pending", "generating", "ready", "failed"]
 PanelMode = Literal["reference", "lora"]
@@ -20,6 +20,8 @@ Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 Caption = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500, pattern=_LINE)]
 BaseModelName = Annotated[Text, Field(min_length=1, max_length=50)]
 StyleName = Annotated[Text, Field(max_length=80)]
+PanelPrompt = Annotated[Text, AfterValidator(says_something)]
+"""Too long a one is a broken precondition, and told so, not malformed."""
 Seed = Annotated[int, Field(ge=0, lt=2**63 - 10)]
 
 
@@ -65,7 +67,7 @@ class MemberAdd(Body):
 class PanelCreate(Body):
     """``character_ids`` in the order in which the picture names them; their references go along so."""
 
-    prompt: Text
+    prompt: PanelPrompt = Field(description="At most 1,500 characters.")
     character_ids: list[UUID] = Field(default=[], max_length=10)
     enhance: bool = True
     mode: PanelMode = "reference"
@@ -85,7 +87,7 @@ class PanelCreate(Body):
 class PanelChange(Body):
     """A new prompt is drawn with ``regenerate``. A panel moves to ``position``, 1 to n, or to the end."""
 
-    prompt: Text | None = None
+    prompt: PanelPrompt | None = None
     caption: Caption | None = None
     chapter_id: UUID | None = None
     position: int | None = Field(None, ge=1)

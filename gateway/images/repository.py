@@ -27,6 +27,9 @@ where a.deleted_at is null
   and (%(character_id)s::uuid is null or exists (
     select from public.character_images i
     where i.asset_id = a.id and i.character_id = %(character_id)s))
+  and (%(panel_id)s::uuid is null or a.kind = 'panel' and exists (
+    select from public.generation_jobs j
+    where j.id = a.job_id and j.inputs ->> 'panel_id' = %(panel_id)s::text))
   and (%(after)s::uuid is null or (a.created_at, a.id) < (
     select created_at, id from public.generated_assets where id = %(after)s))
 order by a.created_at desc, a.id desc

@@ -63,11 +63,12 @@ async def list_images(
     job_id: UUID | None = None,
     kind: str | None = None,
     character_id: UUID | None = None,
+    panel_id: UUID | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: UUID | None = None,
 ) -> Response | ImageList:
     """The caller's pictures, newest first. Supports `ETag` and `If-None-Match`."""
-    filters = {"job_id": job_id, "kind": kind, "character_id": character_id}
+    filters = {"job_id": job_id, "kind": kind, "character_id": character_id, "panel_id": panel_id}
     rows = await service.page(caller, {**filters, "after": after, "limit": limit + 1})
     headers = {"ETag": images_etag(rows), "Cache-Control": "private, no-cache"}
     if request.headers.get("if-none-match") == headers["ETag"]:

@@ -68,7 +68,7 @@ def answer_job(body: schemas.Job | schemas.CompatJobStatus, row: DictRow, status
 async def _after_waiting(
     caller: Principal, service: JobService, render: Renderer, created: Created, prefer: str | None
 ) -> JSONResponse:
-    row, seconds = created.row, _wait_seconds(prefer)
+    row, seconds = created.row, wait_seconds(prefer)
     if seconds:
         row = await service.wait(caller, row["id"], seconds)
     ended = row["status"] in TERMINAL
@@ -80,7 +80,7 @@ async def _after_waiting(
     return answer
 
 
-def _wait_seconds(prefer: str | None) -> int:
+def wait_seconds(prefer: str | None) -> int:
     """N of `wait=N`, 60 at most; 0 when there is none: an odd preference may be ignored."""
     found = re.search(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])", prefer or "")
     return min(int(found.group(1)), WAIT_LIMIT_SECONDS) if found else 0

@@ -34,15 +34,15 @@ class ImagePlan(Plan):
         if _is_enhancing(job):
             return CallSpec("enhance", enhance_request(job.row), LANGUAGE_POLLS)
         if judging.waits_for_verdict(job):
-            return CallSpec("judge", judging.judge_request(job), LANGUAGE_POLLS)
-        return CallSpec("image", image_request(job.row))
+            return CallSpec("judge", self.judge_request(job), LANGUAGE_POLLS)
+        return CallSpec("image", self.image_request(job))
 
     def settle(
         self, job: ClaimedJob, result: ImageResult | LanguageResult, pictures: Sequence[Picture]
     ) -> Outcome:
         match result:
             case EnhanceResult():
-                return Next(_enhanced(job.row, result))
+                return Next(self._enhanced(job.row, result))
             case ImageResult():
                 return Next() if judging.wanted(job) else Complete(pictures)
             case JudgeResult():
@@ -55,8 +55,27 @@ class ImagePlan(Plan):
         if judging.waits_for_verdict(job):
             return self._judged(job, None)
         if stored(job):
-            return _accepted(job, job.row["state"]["verdicts"])
+            return self.accepted(job, job.row["state"]["verdicts"])
         return why
+
+    def final_prompt(self, row: Row, prompt: str) -> str:
+        """What the model is given of an enhanced prompt."""
+        return recipes.final_prompt(prompt, row["style"], row["references"])
+
+    def image_request(self, job: ClaimedJob) -> dict[str, Any]:
+        return image_request(job.row)
+
+    def judge_request(self, job: ClaimedJob) -> dict[str, Any]:
+        return judging.judge_request(job)
+
+    def accepts(self, job: ClaimedJob, verdicts: Sequence[dict[str, Any]]) -> bool:
+        """Whether the newest picture is the last one."""
+        return judging.accepts(job, verdicts)
+
+    def accepted(self, job: ClaimedJob, verdicts: list[dict[str, Any]]) -> Complete:
+        """The best pictures, and in the row the seed that drew them."""
+        pictures = judging.best(job, verdicts)
+        return Complete(pictures, Changes(state={"verdicts": verdicts}, seed=pictures[0]["seed"]))
 
     def repaired(self, job: ClaimedJob) -> Changes:
         """What the next picture does otherwise than the one that was not accepted."""
@@ -64,33 +83,26 @@ class ImagePlan(Plan):
 
     def _judged(self, job: ClaimedJob, result: JudgeResult | None) -> Outcome:
         verdicts = judging.with_verdict(job, result)
-        if judging.accepts(job, verdicts):
-            return _accepted(job, verdicts)
+        if self.accepts(job, verdicts):
+            return self.accepted(job, verdicts)
         changes = self.repaired(job)
         return Next(replace(changes, state=changes.state | {"verdicts": verdicts}))
 
-
-def _accepted(job: ClaimedJob, verdicts: list[dict[str, Any]]) -> Complete:
-    """The best pictures, and in the row the seed that drew them."""
-    pictures = judging.best(job, verdicts)
-    return Complete(pictures, Changes(state={"verdicts": verdicts}, seed=pictures[0]["seed"]))
+    def _enhanced(self, row: Row, result: EnhanceResult) -> Changes:
+        if result.answered_by == "fallback":
+            return Changes(state={"enhance": {"status": "fallback"}})
+        return Changes(
+            state={"enhance": {"status": "done"}},
+            prompt_enhanced=result.prompt,
+            prompt_final=self.final_prompt(row, result.prompt),
+            enhance_status="done",
+        )
 
 
 def _is_enhancing(job: ClaimedJob) -> bool:
     """A retry takes over what the first job was given, and asks again for what it was not."""
     asked, done = "enhance" in job.row["inputs"], job.row["prompt_enhanced"] is not None
     return asked and not done and "enhance" not in job.row["state"]
-
-
-def _enhanced(row: Row, result: EnhanceResult) -> Changes:
-    if result.answered_by == "fallback":
-        return Changes(state={"enhance": {"status": "fallback"}})
-    return Changes(
-        state={"enhance": {"status": "done"}},
-        prompt_enhanced=result.prompt,
-        prompt_final=recipes.final_prompt(result.prompt, row["style"], row["references"]),
-        enhance_status="done",
-    )
 
 
 def enhance_request(row: Row) -> dict[str, Any]:

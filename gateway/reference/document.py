@@ -41,9 +41,12 @@ TAGS = {
 
 CACHED = (
     *("list_jobs", "get_job", "compat_status", "list_images", "get_character", "list_character_images"),
-    *("upload_content", "style_preview"),
+    *("upload_content", "style_preview", "get_panel"),
 )
-RANGED = ("image_content", "image_thumbnail", "public_thumbnail", "public_picture", "signed_download")
+RANGED = (
+    *("image_content", "image_thumbnail", "public_thumbnail", "public_picture", "signed_download"),
+    "panel_thumbnail",
+)
 
 
 def install(app: FastAPI) -> None:

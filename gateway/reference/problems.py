@@ -16,7 +16,7 @@ DRAWS = (
     *("create_job", "retry_job", "compat_generate", "vary_image", "upscale_image", "replay_image"),
     *("create_character", "retry_character", "generate_initial_image", "generate_360_set"),
     *("generate_scene_image", "generate_images", "edit_images", "create_variation"),
-    *("enhance_prompt", "parse_prompt"),
+    *("enhance_prompt", "parse_prompt", "create_panel", "regenerate_panel"),
 )
 HOLDS = (
     *("generate_initial_image", "generate_360_set", "generate_scene_image"),
@@ -43,7 +43,7 @@ ALSO: dict[type[ApiError], tuple[str, ...]] = {
             "restore_image",
             "signed_upload",
         ),
-        *("complete_upload", "upload_content"),
+        *("complete_upload", "upload_content", "change_panel", "delete_panel", "restore_panel"),
     ),
     errors.PayloadTooLarge: ("complete_upload", "signed_upload"),
     errors.UnsupportedMedia: ("complete_upload", "signed_upload"),

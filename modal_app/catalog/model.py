@@ -133,6 +133,8 @@ class Model:
     roles: frozenset[Role] = field(default_factory=frozenset)
     """Roles of reference pictures that the model understands."""
     max_references: int = 0
+    max_references_per_subject: int = 3
+    """Pictures of one subject that the model takes for one and the same."""
     reference_pixels: int = 1024 * 1024
     """Area to which a reference is brought before the VAE sees it."""
     condition_pixels: int = 384 * 384

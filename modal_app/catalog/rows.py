@@ -197,6 +197,9 @@ _ROWS: tuple[Model, ...] = (
         steps_by_quality=_TINY_STEPS,
         roles=frozenset({"reference", "style", "init"}),
         max_references=3,
+        # Trained on one picture a creature: of a second and third it draws further creatures, and one of
+        # three pictures keeps colour, body and hat, where of one reference all do.
+        max_references_per_subject=1,
         reference_pixels=96 * 96,
         condition_pixels=96 * 96,
         lora_group="tiny",

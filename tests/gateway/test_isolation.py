@@ -89,6 +89,17 @@ async def chapter(owner: User) -> str:
     return str(answer.json()["id"])
 
 
+async def panel(owner: User) -> str:
+    answer = await owner.http.post(f"/v1/comics/chapters/{await chapter(owner)}/panels", json={"prompt": "a"})
+    return str(answer.json()["id"])
+
+
+async def drawn_panel(owner: User) -> str:
+    place, wait = f"/v1/comics/chapters/{await chapter(owner)}/panels", {"Prefer": "wait=30"}
+    answer = await owner.http.post(place, json={"prompt": "a"}, headers=wait)
+    return str(answer.json()["id"])
+
+
 IDS: dict[str, Make | None] = {
     "job_id": job,
     "parent_id": job,
@@ -105,6 +116,8 @@ IDS: dict[str, Make | None] = {
     "project_id": comic,
     "chapter_id": chapter,
     "GET /v1/comics after": comic,
+    "panel_id": panel,
+    "GET /v1/comics/panels/{panel_id}/thumbnail panel_id": drawn_panel,
     "upload_id": upload,
     "lora_id": lora,
     "GET /v1/loras after": lora,
@@ -137,6 +150,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "PUT /v1/comics/chapters/{chapter_id}/panels/order": {"ids": []},
     "POST /v1/images/{image_id}/variations": {"num_images": 1},
     "POST /v1/images/{image_id}/upscale": {"scale": 2},
+    "POST /v1/comics/chapters/{chapter_id}/panels": {"prompt": "a"},
+    "PATCH /v1/comics/panels/{panel_id}": {"prompt": "b"},
+    "POST /v1/comics/panels/{panel_id}/regenerate": {},
     "PATCH /v1/webhook-endpoints/{endpoint_id}": {"description": "b"},
     "PATCH /v1/loras/{lora_id}": {"trigger_words": ["b"]},
     "PATCH /v1/prompt-templates/{template_id}": {"name": "b"},

@@ -1,0 +1,172 @@
+"""The jobs that draw panels, as columns: private pictures of whoever is in the panel."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import styles
+from gateway.auth import Principal
+from gateway.characters.service import Characters
+from gateway.comics.plan import PANEL
+from gateway.comics.prompts import Use, chosen_references, context_of, framed
+from gateway.config import Settings
+from gateway.errors import BadRequest
+from gateway.gpu import GpuClient
+from gateway.jobs.schemas import JobCreate, LoraUse
+from gateway.jobs.service import JobService
+from gateway.safety import refuse_minors
+from modal_app import catalog
+from modal_app.catalog import Model
+
+Cast = list[dict[str, Any]]
+Panel = Mapping[str, Any]
+"""``id``, ``project_id``, ``prompt``, ``mode``, ``enhance``, ``style``, ``seed``, ``character_ids``."""
+
+LORA_PRESET = "lora_panel"
+
+
+class PanelDrawing:
+    """Columns as ``JobService.create_task`` takes them."""
+
+    def __init__(self, jobs: JobService, characters: Characters, gpu: GpuClient, settings: Settings) -> None:
+        self._jobs = jobs
+        self._characters = characters
+        self._gpu = gpu
+        self._settings = settings
+
+    async def columns(
+        self,
+        caller: Principal,
+        panel: Panel,
+        comic: Mapping[str, Any],
+        earlier: Sequence[str],
+        max_attempts: int,
+    ) -> dict[str, Any]:
+        """``earlier``: the prompts of the panels before it in its chapter.
+
+        NotFound for a character that the caller does not see; BadRequest for what cannot be drawn.
+        """
+        cast = [await self._member(caller, character_id, panel) for character_id in panel["character_ids"]]
+        drawn = self._with_loras if panel["mode"] == "lora" else self._with_references
+        columns = await drawn(caller, panel, comic, cast)
+        told = {
+            **{"panel_id": str(panel["id"]), "project_id": str(panel["project_id"])},
+            **{"cast": [_shown(member) for member in cast], "raw": not panel["enhance"]},
+        }
+        if panel["enhance"]:
+            told["enhance"] = await self._enhancing(columns, panel, cast, earlier)
+        named = {"plan": PANEL, "image_kind": "panel", "priority": "low", "visibility": "private"}
+        return {**columns, **named, "inputs": {**columns["inputs"], **told}}
+
+    async def _member(self, caller: Principal, character_id: UUID, panel: Panel) -> dict[str, Any]:
+        """One of the cast; its pictures may be missing where a LoRA draws it."""
+        row = await self._characters.get(caller, character_id)
+        profile = row["profile"] or {"attributes": {}, "do_not_change": []}
+        refuse_minors(
+            panel["prompt"], row["description"], age=row["age"] or profile["attributes"].get("age_group")
+        )
+        files = [] if panel["mode"] == "lora" and not row["pictures"] else await self._characters.files(row)
+        views = {picture["asset_id"]: picture["view"] for picture in row["pictures"]}
+        return {
+            **{"character_id": str(character_id), "name": row["name"], "lora_id": row["lora_id"]},
+            "attributes": profile["do_not_change"],
+            "references": [{**file, "view": views[file["image_id"]]} for file in files],
+        }
+
+    async def _with_references(
+        self, caller: Principal, panel: Panel, comic: Mapping[str, Any], cast: Cast
+    ) -> dict[str, Any]:
+        """By the pinned edit model, from the pictures of the cast, at the size of a panel."""
+        refuse_minors(panel["prompt"])
+        model = await self._model(cast)
+        if len(cast) > model.max_references and cast:
+            raise BadRequest(
+                f"`{model.id}` draws at most {model.max_references} characters from their pictures.",
+                code="too_many_characters",
+                param="character_ids",
+            )
+        uses = chosen_references(panel["prompt"], cast, model.max_references_per_subject)
+        body = JobCreate(prompt=panel["prompt"], model=model.id, size="panel", seed=panel["seed"])
+        columns = await self._jobs.outline(body, uses)
+        return {**columns, **_worded(panel, comic, uses, cast)}
+
+    async def _with_loras(
+        self, caller: Principal, panel: Panel, comic: Mapping[str, Any], cast: Cast
+    ) -> dict[str, Any]:
+        """By the checkpoint of the comic's base model, or of the LoRA, at the preset of such panels."""
+        missing = [member["name"] for member in cast if member["lora_id"] is None]
+        if missing or not cast:
+            who = f"{missing[0]} has" if missing else "Nobody in the panel has"
+            raise BadRequest(
+                f"{who} no LoRA; mode `reference` draws from pictures.",
+                code="lora_missing",
+                param="character_ids",
+            )
+        style = panel["style"] or comic["style"]
+        body = JobCreate(
+            prompt=panel["prompt"],
+            model=_checkpoint(comic) or "auto",
+            style=style if panel["enhance"] else None,
+            enhance=panel["enhance"],
+            loras=[LoraUse(lora=str(member["lora_id"])) for member in cast],
+            seed=panel["seed"],
+        )
+        first = await self._jobs.recipe(caller, body)
+        model = catalog.find(first["model"])
+        assert model is not None
+        return await self._at_preset(caller, body, model)
+
+    async def _at_preset(self, caller: Principal, body: JobCreate, model: Model) -> dict[str, Any]:
+        """The same once more, at what of the preset its model takes."""
+        requested = catalog.PRESETS[LORA_PRESET]
+        applied, dropped = catalog.apply_preset(requested, model)
+        named = ("width", "height", "num_inference_steps", "true_cfg_scale", "num_images")
+        fields: dict[str, Any] = {name: applied[name] for name in named if name in applied}
+        guided = fields.get("true_cfg_scale", model.true_cfg_scale) > 1
+        if "negative_prompt" in model.supports and guided:
+            fields["negative_prompt"] = styles.NEGATIVE_WORDS
+        body = JobCreate(**{**body.model_dump(exclude_unset=True), "model": model.id, **fields})
+        columns = await self._jobs.recipe(caller, body)
+        if "sampler" in applied:
+            columns["params"] = {**columns["params"], "sampler": applied["sampler"]}
+        told = {"name": LORA_PRESET, "requested": requested, "applied": applied, "dropped": dropped}
+        return {**columns, "inputs": {**columns["inputs"], "preset": told}}
+
+    async def _enhancing(
+        self, columns: Mapping[str, Any], panel: Panel, cast: Cast, earlier: Sequence[str]
+    ) -> dict[str, Any]:
+        """What the enhancement is told; the words that call a LoRA are there already."""
+        asked = columns["inputs"].get("enhance", {"mode": panel["mode"]})
+        names = [member["name"] for member in cast]
+        speaker = await self._jobs.speaker(columns["model"])
+        return {"model": speaker, **asked, "names": names, "context": context_of(earlier)}
+
+    async def _model(self, cast: Cast) -> Model:
+        """The pinned one where it is served; without anybody to keep the same, that of every picture."""
+        served = await self._gpu.served()
+        pinned = served is not None and catalog.PANEL_MODEL in served.models
+        name = catalog.PANEL_MODEL if pinned else self._settings.default_edit_model
+        model = catalog.find(name if cast else self._settings.default_model)
+        assert model is not None, f"{name} is not in the catalogue"
+        return model
+
+
+def _worded(panel: Panel, comic: Mapping[str, Any], uses: Sequence[Use], cast: Cast) -> dict[str, Any]:
+    """Columns of the prompt.  Until an enhancement has answered, and where none does, it is as it came."""
+    prompt = panel["prompt"]
+    if not panel["enhance"]:
+        return {"prompt_final": prompt, "style": None, "enhance_status": "off"}
+    name = panel["style"] or comic["style"]
+    style = styles.find(name) if name else None
+    worded = styles.apply(style, framed(prompt, uses, cast))
+    return {"prompt_final": worded, "style": style.id if style else None, "enhance_status": "fallback"}
+
+
+def _checkpoint(comic: Mapping[str, Any]) -> str | None:
+    model = catalog.default_model(comic["base_model"] or comic["base_model_group"] or "")
+    return model.id if model else None
+
+
+def _shown(member: dict[str, Any]) -> dict[str, Any]:
+    """What a job's row keeps of a member of the cast."""
+    return {name: member[name] for name in ("character_id", "name", "attributes", "references")}
