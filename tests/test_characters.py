@@ -118,6 +118,19 @@ async def test_a_character_keeps_body_colour_and_hat_in_views_angles_and_scenes(
     assert kept(ANA, strangers) == 0
 
 
+async def test_what_must_not_change_is_in_the_prompt_and_looked_for_in_every_picture(
+    studio: Stack, cast: dict[Creature, dict[str, Any]]
+) -> None:
+    (looks,) = cast[ANA]["profile"]["do_not_change"]
+    path = f"/v1/characters/{cast[ANA]['id']}/images"
+    listed = (await studio.user.http.get(path, params={"limit": 100})).json()["data"]
+    made = [image for image in listed if image["kind"] in ("reference", "view")]
+    assert len(made) == 4
+    assert min(image["metrics"]["score"] for image in made) >= 60
+    (portrait,) = [image for image in made if image["kind"] == "reference"]
+    assert f"keep {looks}" in portrait["prompt"]
+
+
 async def test_the_judge_tells_a_character_from_another(
     studio: Stack, cast: dict[Creature, dict[str, Any]]
 ) -> None:

@@ -72,14 +72,13 @@ class Drawing:
         prompt: str,
         references: list[File],
         lora: Lora | None = None,
+        num_images: int = 1,
         **inputs: Any,
     ) -> dict[str, Any]:
-        """A picture of exactly this prompt, at the model's own settings."""
+        """Pictures of exactly this prompt, at the model's own settings."""
         model = self._model(len(references), lora)
         width, height = portrait_size(model) if kind == "reference" else catalog.NAMED_SIZES["square"]
-        fields: dict[str, Any] = {"width": width, "height": height}
-        if _EXCLUSIONS in prompt and "negative_prompt" in model.supports and model.true_cfg_scale > 1:
-            fields["negative_prompt"] = EXCLUDED
+        fields = {"width": width, "height": height, "num_images": num_images, **excluded(prompt, model)}
         columns = await self._columns(
             character_id,
             kind,
@@ -122,6 +121,12 @@ def asked(columns: dict[str, Any], prompt: str, references: list[File]) -> dict[
     """The columns with their prompt, byte for byte, and the files that are drawn from, in order."""
     uses = [{**file, "role": "reference"} for file in references]
     return {**columns, "prompt_input": prompt, "prompt_final": prompt, "references": uses}
+
+
+def excluded(prompt: str, model: Model) -> dict[str, str]:
+    """What the photoreal template forbids, once more as a negative prompt, where the model uses one."""
+    understood = "negative_prompt" in model.supports and model.true_cfg_scale > 1
+    return {"negative_prompt": EXCLUDED} if understood and _EXCLUSIONS in prompt else {}
 
 
 def portrait_size(model: Model) -> tuple[int, int]:

@@ -174,7 +174,7 @@ class CharacterPictures:
         source = await self._sources.of(caller, character)
         photos = [source.photo] if source.photo else []
         columns = await self._drawing.picture(
-            character["id"], "reference", prompt, photos, source.lora, replaces=not keeping
+            character["id"], "reference", prompt, photos, source.lora, body.num_images, replaces=not keeping
         )
         first = body.delete_timing == "before" and not keeping
         emptied = Statement(statements.REPLACE_PICTURES, {"id": character["id"], "ids": []})

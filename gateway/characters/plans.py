@@ -104,6 +104,7 @@ class CharacterProfile(LanguagePlan):
 class CharacterPicture(ImagePlan):
     """One picture, or several, of a character; its rows are written with the end of the job.
 
+    Of several master references the first is one, and the others are variants of it.
     ``inputs["replaces"]``: with it, everything that was there before goes.
     """
 
@@ -115,14 +116,17 @@ class CharacterPicture(ImagePlan):
         inputs = job["inputs"]
         values = {
             **{"id": inputs["character_id"], "ids": [picture["id"] for picture in pictures]},
-            **{"kind": job["image_kind"], "view": inputs.get("view"), "angle": inputs.get("angle")},
+            **{"view": inputs.get("view"), "angle": inputs.get("angle")},
             **{"job_id": job["id"], "prompt": job["prompt_final"], "user_id": job["user_id"]},
             "metrics": Jsonb(_metrics(job)),
         }
-        kept = Statement(statements.KEEP_PICTURES, values)
+        kept = [
+            Statement(statements.KEEP_PICTURES, {**values, "ids": [picture["id"]], "kind": kind})
+            for picture, kind in zip(pictures, _kinds(job, len(pictures)), strict=True)
+        ]
         discarded = Statement(statements.DISCARD_PICTURES, values)
         replaced = [Statement(statements.REPLACE_PICTURES, values)] if inputs.get("replaces") else []
-        return [kept, *replaced, discarded]
+        return [*kept, *replaced, discarded]
 
 
 class CharacterSet(_Parent):
@@ -241,6 +245,11 @@ def _failed_item(child: Row) -> dict[str, Any]:
         "angle": child["inputs"]["angle"],
         "error": child["error_message"] or "It was canceled.",
     }
+
+
+def _kinds(job: Row, count: int) -> list[str]:
+    others = "variant" if job["image_kind"] == "reference" else job["image_kind"]
+    return [job["image_kind"], *[others] * count][:count]
 
 
 def _metrics(job: Row) -> dict[str, Any]:

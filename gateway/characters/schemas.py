@@ -85,6 +85,8 @@ class InitialImage(BaseModel):
     history_policy: Literal["replace", "keep"] = "replace"
     delete_timing: Literal["after", "before"] = "after"
     """When the old pictures go: once the new one is there, or before it is drawn."""
+    num_images: Annotated[int, Field(ge=1, le=4)] = 1
+    """The first is the master reference, the others are variants of it, to select from."""
 
 
 class ReferenceSet(BaseModel):

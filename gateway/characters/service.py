@@ -112,7 +112,7 @@ class Characters:
 
     async def files(self, row: DictRow, image_id: UUID | None = None) -> list[File]:
         """The same of one row; with ``image_id``, of that picture alone."""
-        order = [*(each for each in row["pictures"] if each["kind"] == "reference"), *_views(row)]
+        order = [*_portraits(row), *_views(row)]
         wanted = [each["asset_id"] for each in order if image_id is None or each["id"] == str(image_id)]
         assets = await self._rows.assets([UUID(each) for each in wanted if each])
         files = [file_of(asset) for asset in assets.values() if asset["deleted_at"] is None]
@@ -227,8 +227,7 @@ class Characters:
 
     async def _remaining(self, caller: Principal, row: DictRow) -> dict[str, Any]:
         source = await self._sources.of(caller, row)
-        portraits = [picture for picture in row["pictures"] if picture["kind"] == "reference"]
-        portrait = (await self.files(row))[0] if portraits and source.lora is None else None
+        portrait = (await self.files(row))[0] if _portraits(row) and source.lora is None else None
         drawn = {picture["view"] for picture in _views(row)}
         needs_photo = portrait is None or row["profile"] is None
         if row["source"] == "photo" and source.photo is None and needs_photo:
@@ -263,6 +262,13 @@ def _words(given: Mapping[str, Any]) -> list[str]:
 def _profile_columns(profile: Mapping[str, Any] | None) -> dict[str, Any] | None:
     named = ("color_palette", "do_not_change", "attributes", "source")
     return None if profile is None else {name: profile[name] for name in named}
+
+
+def _portraits(row: DictRow) -> list[dict[str, Any]]:
+    """Master references and their variants, the selected one first."""
+    kinds = ("reference", "variant")
+    found = [picture for kind in kinds for picture in row["pictures"] if picture["kind"] == kind]
+    return sorted(found, key=lambda picture: picture["id"] != str(row["selected_image_id"]))
 
 
 def _views(row: DictRow) -> list[dict[str, Any]]:

@@ -117,7 +117,7 @@ select c.*, to_jsonb(p) as profile,
       'id', i.id, 'kind', i.kind, 'view', i.view, 'asset_id', i.asset_id, 'created_at', i.created_at)
       order by i.created_at, i.id), '[]')
    from public.character_images i
-   where i.character_id = c.id and i.kind in ('reference', 'view') and i.status = 'succeeded'
+   where i.character_id = c.id and i.kind in ('reference', 'variant', 'view') and i.status = 'succeeded'
      and i.replaced_at is null and i.deleted_at is null) as pictures
 from public.characters c left join public.character_profiles p on p.character_id = c.id
 """

@@ -9,7 +9,8 @@ from psycopg.rows import DictRow
 from gateway.auth import Principal
 from gateway.db import Database
 
-# A picture's key names the call that drew it: user/job/seq-attempt-n.
+# The prompt of a picture was written for the call that drew it, and its key may name that call too, as
+# user/job/seq-attempt-n.  Of a call that was made again, the last attempt drew.
 DRAWN = r"""
 select a.id, a.job_id, a.n, a.bucket, a.key, a.sha256, a.width, a.height, a.content_type, a.visibility,
   a.kind, j.prompt_input, j.prompt_enhanced, j.prompt_final, j.prompt_negative, j.enhance_status, j.style,
@@ -18,10 +19,14 @@ select a.id, a.job_id, a.n, a.bucket, a.key, a.sha256, a.width, a.height, a.cont
   p.enhance_status as artifact_status
 from public.generated_assets a
 join public.generation_jobs j on j.id = a.job_id
-left join private.generation_calls c on c.job_id = a.job_id and c.status = 'succeeded'
-  and (c.seq, c.attempt) = (
-    (regexp_match(a.key, '/(\d+)-\d+-\d+\.'))[1]::int, (regexp_match(a.key, '/\d+-(\d+)-\d+\.'))[1]::int)
 left join public.prompt_artifacts p on p.id = a.prompt_artifact_id
+left join lateral (
+  select c.task, c.request, c.result, c.fingerprint from private.generation_calls c
+  where c.job_id = a.job_id and c.status = 'succeeded'
+    and c.seq = coalesce((regexp_match(a.key, '/(\d+)-\d+-\d+\.'))[1]::int, p.seq)
+    and c.attempt = coalesce((regexp_match(a.key, '/\d+-(\d+)-\d+\.'))[1]::int, c.attempt)
+  order by c.attempt desc limit 1
+) c on true
 where a.id = %(id)s and a.user_id = %(user_id)s and a.deleted_at is null
 """
 

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import styles
+from gateway.characters.drawing import EXCLUDED, excluded
 from gateway.characters.prompts import (
     ANGLES,
     VIEWS,
@@ -16,6 +17,8 @@ from gateway.characters.prompts import (
     scene_prompt,
     view_prompt,
 )
+from modal_app import catalog
+from modal_app.catalog import Model
 
 STORYBOOK = sorted(style.id for style in styles.STYLES.values() if style.set == "storybook")
 FRAMING = (
@@ -49,10 +52,16 @@ def test_every_invariant_is_in_the_prompt_in_every_style(kept: list[str], style:
 
 def test_the_suggestion_is_the_photoreal_template_with_the_framing() -> None:
     ava = Profile(name="Ava", age="34", ethnicity="Japanese", gender="woman")
-    prompt = initial_image_prompt(ava)
-    assert prompt.startswith("Ava, 34 Japanese woman, cinematic hero shot, slightly low angle, 35mm lens")
-    assert FRAMING in prompt
-    assert prompt.endswith("props; no text or watermarks.")
+    assert initial_image_prompt(ava) == (
+        "Ava, 34 Japanese woman, cinematic hero shot, slightly low angle, 35mm lens, f/4, ISO 200, 1/250s, "
+        "natural lighting, dramatic shadows, neutral seamless studio background, high dynamic range, crisp "
+        "focus, accurate skin tones, authentic skin texture with visible pores and subtle imperfections, "
+        "realistic eye moisture and reflections, magazine-quality photorealism. "
+        f"{FRAMING} "
+        "NOT CGI, NOT 3D, NOT illustration, NOT cartoon, no uncanny valley. "
+        "Focus solely on the character; no other objects, locations, actions, or props; "
+        "no text or watermarks."
+    )
     assert FRAMING not in initial_image_prompt(ava, "single")
 
 
@@ -61,6 +70,16 @@ def test_the_suggestion_says_what_is_stored_and_the_same_every_time(profile: Pro
     prompt = initial_image_prompt(profile)
     assert prompt == initial_image_prompt(profile)
     assert not set(prompt) & set('"“”')
+
+
+@pytest.mark.parametrize("model", catalog.CATALOG, ids=lambda model: model.id)
+def test_what_the_template_forbids_is_a_negative_prompt_as_well_where_one_is_used(model: Model) -> None:
+    suggestion = initial_image_prompt(Profile(name="Ava"))
+    used = "negative_prompt" in model.supports and model.true_cfg_scale > 1
+    assert excluded(suggestion, model) == ({"negative_prompt": EXCLUDED} if used else {})
+    assert excluded("a fox", model) == {}
+    for words in EXCLUDED.split(", "):
+        assert words in suggestion
 
 
 def test_views_from_a_reference_leave_looks_to_it() -> None:

@@ -15,7 +15,10 @@ from PIL import Image
 from gateway.characters import pictures
 from gateway.characters.prompts import ANGLES
 from gateway.gpu import GpuRefused, GpuUnreachable
+from gateway.storage import StorageError
 from tests.gateway.conftest import DRAWN_BY, INSTANT
+from tests.gateway.test_pictures import drawn as painted
+from tests.gateway.test_pictures import encoded, jpeg_of, with_metadata
 from tests.support.faults import eventually
 from tests.support.stack import Stack, User, stack
 
@@ -118,6 +121,44 @@ async def test_a_photo_of_somebody_else_is_like_one_that_does_not_exist(studio: 
     assert await refused(stranger, "/v1/characters", **body) == (404, "not_found")
 
 
+@pytest.mark.parametrize("path", ["", "/images", "/initial-image-prompt"])
+async def test_a_character_has_no_address_but_our_own_id(studio: Stack, path: str) -> None:
+    library = "5f" * 12
+    character = await ready(studio.user, library_db_id=library, library_character_id="mila-7")
+    shown = (await studio.user.http.get(at(character))).json()
+    assert (shown["library_db_id"], shown["library_character_id"]) == (library, "mila-7")
+    for other in (library, "mila-7"):
+        assert (await studio.user.http.get(f"/v1/characters/{other}{path}")).status_code in (404, 422)
+
+
+HOSTILE = {
+    "a text named .png": (b"I am a picture, really", "not_a_picture"),
+    "a JPEG of 100 megapixels": (jpeg_of(10_000, 10_000), "too_many_pixels"),
+    "half a PNG": (encoded(Image.effect_noise((64, 64), 99), "PNG")[:2000], "picture_broken"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+async def test_what_is_no_photo_becomes_no_character_and_leaves_nothing(studio: Stack, what: str) -> None:
+    user, (content, code) = studio.new_user(), HOSTILE[what]
+    described_file = {"filename": "me.png", "content_type": "image/png", "bytes": len(content)}
+    ticket = (await user.http.post("/v1/uploads", json=described_file)).json()
+    body = described(source="photo", upload_id=ticket["upload_id"], consent=True)
+    await user.http.put(ticket["url"], content=content, headers=ticket["headers"])
+    assert await refused(user, "/v1/characters", **body) == (409, "upload_not_ready")
+    assert await refused(user, f"/v1/uploads/{ticket['upload_id']}/complete") == (400, code)
+    status, _ = await refused(user, "/v1/characters", **body)
+    assert status in (400, 409)
+    assert left_of(studio, user) == []
+    assert studio.rows("select from public.characters where user_id = %s", user.id) == []
+    assert studio.rows("select from public.generation_jobs where user_id = %s", user.id) == []
+
+
+def left_of(studio: Stack, user: User) -> list[str]:
+    buckets = ("generated-designs", "uploads")
+    return [key for name in buckets for key in studio.objects(name) if key.startswith(f"{user.id}/")]
+
+
 async def test_nothing_is_drawn_from_a_character_without_a_picture(studio: Stack) -> None:
     user = studio.new_user()
     character = await ready(user)
@@ -173,8 +214,43 @@ async def test_a_photo_becomes_a_profile_a_portrait_and_three_views(studio: Stac
     for job in jobs.values():
         (use,) = job["params"]["references"]
         assert use["image_id"] == str(portrait["id"])
+    recipe = (await user.http.get(f"/v1/images/{portrait['id']}/recipe")).json()
+    assert recipe["style"] == {"id": "storybook/watercolor", "version": 1}
     drawn_from = (await user.job(portrait["job_id"]))["params"]["references"]
     assert [use["role"] for use in drawn_from] == ["reference"]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+async def test_a_photo_loses_its_place_and_its_tail_before_anybody_looks_at_it(
+    studio: Stack, kind: str
+) -> None:
+    user, tail = studio.new_user(), b"PK\x03\x04 an archive, <script>alert(1)</script>"
+    sent = with_metadata(painted(48, 32), kind) + tail
+    upload = await user.upload(sent, f"image/{kind.lower()}")
+    body = described(source="photo", upload_id=upload, consent=True, description=None)
+    character = await settled(user, await ask(user, "/v1/characters", **body))
+    assert character["status"] == "ready"
+    (key,) = [key for key in studio.objects("uploads") if key.startswith(f"{user.id}/")]
+    everything = [studio.folder / "buckets" / "uploads" / key]
+    everything += [
+        studio.folder / "buckets" / "generated-designs" / each
+        for each in studio.objects()
+        if each.startswith(f"{user.id}/")
+    ]
+    assert len(everything) == 5
+    for secret in (b"SECRET", b"PK\x03\x04", b"script"):
+        assert secret in sent
+        assert not [path for path in everything if secret in path.read_bytes()]
+    (profile, portrait) = [
+        (await user.http.get(f"/v1/jobs/{job['id']}/calls")).json()["data"][0]["request"]
+        for job in studio.rows(
+            """select id::text from public.generation_jobs
+               where user_id = %s and slot in ('profile', 'portrait') order by slot desc""",
+            user.id,
+        )
+    ]
+    file = profile["image"]["url"], portrait["references"][0]["url"]
+    assert all(url.split("?")[0].endswith(key) for url in file), "the file that was sent is never used"
 
 
 async def test_what_the_preset_asked_for_and_what_became_of_it_is_kept(studio: Stack) -> None:
@@ -245,6 +321,35 @@ async def test_a_character_that_has_not_changed_is_not_told_again(studio: Stack)
         image = (await images(user, character))[0]
         await ask(user, at(character, f"/images/{image['id']}/select"))
         assert (await user.http.get(path, headers={"If-None-Match": tag})).status_code == 200
+
+
+async def test_a_character_is_followed_by_the_events_of_its_job(studio: Stack) -> None:
+    begun = await ask(studio.user, "/v1/characters", **described())
+    told = []
+    async with studio.user.http.stream("GET", f"/v1/jobs/{begun['job_id']}/events") as stream:
+        async for line in stream.aiter_lines():
+            told += [line.removeprefix("event: ")] if line.startswith("event: ") else []
+            if told[-1:] == ["completed"]:
+                break
+    assert told[-1] == "completed"
+    assert (await settled(studio.user, begun))["status"] == "ready"
+
+
+async def test_pictures_are_listed_newest_first_in_pages(studio: Stack) -> None:
+    user = studio.new_user()
+    character = await ready(user)
+    drawn = await ask(user, at(character, "/generate-360-set"), angles=[0, 90])
+    everything = [image["id"] for image in await images(user, character)]
+    assert set(everything[:2]) == {image["id"] for image in drawn["images"]}
+    pages, after = [], {}
+    while True:
+        page = (await user.http.get(at(character, "/images"), params={"limit": 4, **after})).json()
+        pages.append([image["id"] for image in page["data"]])
+        after = {"after": page["last_id"]}
+        if not page["has_more"]:
+            break
+    assert [len(page) for page in pages] == [4, 2]
+    assert pages[0] + pages[1] == everything
 
 
 async def test_characters_are_listed_newest_first_in_pages(studio: Stack) -> None:
@@ -379,6 +484,36 @@ async def test_the_typed_prompt_is_forwarded_byte_for_byte_and_the_old_set_goes_
     assert len(artifacts) == len(before) + 1
 
 
+async def test_a_picture_tells_all_that_is_kept_of_it(studio: Stack) -> None:
+    user = studio.new_user()
+    (image,) = await images(user, await ready(user), kind="reference")
+    assert set(image) == {
+        *("object", "id", "character_id", "media", "kind", "view", "angle", "prompt", "provider", "status"),
+        *("error", "metrics", "source_url", "external_id", "job_id", "is_selected", "created_by"),
+        *("created_at", "updated_at", "replaced_at"),
+    }
+    assert (image["provider"], image["status"], image["error"]) == ("self", "succeeded", None)
+    assert (image["created_by"], image["source_url"]) == (str(user.id), None)
+    assert set(image["metrics"]) == {"durationMs"}
+    assert {"url", "thumbnail_url", "width", "height", "sha256"} < set(image["media"])
+
+
+async def test_variants_of_a_reference_are_a_gallery_to_select_from(studio: Stack) -> None:
+    user = studio.new_user()
+    character = await ready(user)
+    drawn = await ask(user, at(character, "/generate-initial-image"), prompt="a fox", num_images=3)
+    assert [image["kind"] for image in sorted(drawn["images"], key=lambda each: each["kind"])] == [
+        *("reference", "variant", "variant")
+    ]
+    assert len({image["media"]["seed"] for image in drawn["images"]}) == 3
+    assert len(await images(user, character)) == 3
+    chosen = (await images(user, character, kind="variant"))[0]
+    await ask(user, at(character, f"/images/{chosen['id']}/select"))
+    scene = await ask(user, at(character, "/generate-scene-image"), sceneContext="at night")
+    (use,) = (await user.job(scene["job_id"]))["params"]["references"]
+    assert use["image_id"] == chosen["id"]
+
+
 async def test_without_a_typed_prompt_the_suggestion_is_drawn(studio: Stack) -> None:
     user = studio.new_user()
     character = await ready(user)
@@ -429,7 +564,10 @@ async def test_a_generation_that_fails_is_surfaced_and_leaves_what_was_there(
         character = await ready(user)
         before = await images(user, character)
 
+        tries: list[Any] = []
+
         async def refuse(*call: Any) -> str:
+            tries.append(call)
             raise GpuRefused("broken", "out of order")
 
         product.app.state.gpu.submit = refuse  # type: ignore[union-attr]
@@ -442,6 +580,9 @@ async def test_a_generation_that_fails_is_surfaced_and_leaves_what_was_there(
             problem = answer.json()
             assert (answer.status_code, problem["code"]) == (500, "submit_failed"), answer.text
             assert answer.headers["x-should-retry"] == "false"
+            assert problem["title"]
+            assert len(tries) == len(body.get("angles", [0])), "each is tried once"
+            tries.clear()
         after = await images(user, character, include="replaced")
         assert [image["id"] for image in after] == [image["id"] for image in before]
 
@@ -563,6 +704,33 @@ async def test_a_remote_copy_that_stays_is_told_and_asked_for_once(
     assert parts[2]["error"] == "no answer"
     assert asked == [reference["media"]["sha256"]]
     assert await images(user, character, kind="reference") == []
+
+
+async def test_a_file_that_cannot_be_removed_is_told_and_the_rest_goes(
+    studio: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = studio.new_user()
+    character = await ready(user)
+    (reference,) = await images(user, character, kind="reference")
+    bucket = studio.app.state.character_pictures._buckets["generated-designs"]  # type: ignore[union-attr]
+
+    async def delete(keys: list[str]) -> None:
+        raise StorageError("the disk is on fire")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bucket, "delete", delete)
+        parts = (await user.http.delete(at(character, f"/images/{reference['id']}"))).json()["deleted"]
+    assert [(part["target"], part["ok"]) for part in parts] == [
+        ("metadata", True),
+        ("file", False),
+        ("remote", True),
+    ]
+    assert "fire" not in parts[1]["error"]
+
+    async def removed() -> bool:
+        return not [key for key in studio.objects() if reference["id"] in key]
+
+    await eventually(removed)
 
 
 # Deletion

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+import styles
 from tests.support.stack import Stack, User
 
 
@@ -52,14 +53,21 @@ async def test_an_enhanced_prompt_ends_with_a_whole_word_within_the_limit(user: 
 
 @pytest.mark.parametrize("path", ["/v1/prompts/parse", "/api/parse-prompt"])
 async def test_a_sentence_is_taken_apart(user: User, path: str) -> None:
-    answer = (
-        await user.http.post(path, json={"prompt": "Luffy from One Piece in watercolor on a mug"})
-    ).json()
+    prompt = "Luffy from One Piece in watercolor on a mug, no text"
+    answer = (await user.http.post(path, json={"prompt": prompt})).json()
+    assert "text" in answer["negative"]
+    assert "Luffy" in answer["subject"]
     assert answer["style"] == "design/watercolor"
     assert answer["style_confidence"] >= 0.5
     assert answer["franchise"] == "One Piece"
     assert answer["product"] == "mug"
     assert answer["answered_by"] == "fallback"
+
+
+async def test_a_style_that_the_user_chose_wins_over_one_that_the_prompt_names(user: User) -> None:
+    job = await user.create(prompt="a cat in watercolor", style="Grunge")
+    assert job["style"] == "design/grunge"
+    assert job["prompt"]["final"] == f"a cat in watercolor, {styles.STYLES['design/grunge'].keywords}"
 
 
 async def test_a_sentence_that_names_nothing_has_no_style_and_no_franchise(user: User) -> None:

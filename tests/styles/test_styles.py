@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import styles
 
@@ -71,6 +73,13 @@ def test_a_style_is_found_by_id_or_label_in_any_case(name: str) -> None:
 def test_a_bare_name_in_both_sets_means_the_default_set() -> None:
     assert styles.find("watercolor") is styles.STYLES["design/watercolor"]
     assert styles.find("watercolor", "storybook") is styles.STYLES["storybook/watercolor"]
+
+
+@pytest.mark.parametrize("style", styles.STYLES.values(), ids=lambda style: style.id)
+@given(prompt=st.text(min_size=1))
+def test_every_style_stands_behind_any_prompt_and_has_a_version(style: styles.Style, prompt: str) -> None:
+    assert styles.apply(style, prompt) == f"{prompt}, {style.keywords}"
+    assert style.version >= 1
 
 
 def test_a_style_appends_its_keywords_and_no_style_appends_nothing() -> None:
