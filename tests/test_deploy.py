@@ -290,7 +290,7 @@ async def test_it_deploys_on_a_real_database_and_draws_through_a_real_gateway(
         assert ended.returncode == 0, ended.stdout + ended.stderr
         assert "Nothing to do: the database is up to date." in ended.stdout
         assert "gateway, gateway_service: NOBYPASSRLS, NOINHERIT" in ended.stdout
-        assert "generated-designs, uploads: written to and read from" in ended.stdout
+        assert "generated-designs, uploads, loras: written to and read from" in ended.stdout
         assert "instant drew it" in ended.stdout
         rows = running.rows("select status::text from public.generation_jobs")
         assert rows == [{"status": "completed"}]

@@ -57,7 +57,8 @@ def top_half(size: int = 96) -> Image.Image:
         ("tiny-qwen-edit", {"references": [reference("0" * 64, "init")] * 2}, "references"),
         ("tiny-qwen", {"strength": 0.5}, "strength"),
         ("tiny-qwen", {"mask": reference("0" * 64)}, "mask"),
-        ("instant", {"references": [reference("0" * 64)]}, "references"),
+        ("instant", {"references": [reference("0" * 64)] * 4}, "references"),
+        ("instant", {"references": [reference("0" * 64, "style")]}, "references"),
         ("instant", {"loras": [{"url": "https://example.com/", "sha256": "0" * 64}]}, "loras"),
     ],
 )

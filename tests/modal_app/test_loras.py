@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from modal_app import catalog, engine
 from modal_app.catalog.loras import InvalidLora, inspect
+from modal_app.engine.loras import UnusableLora
 from modal_app.engine.loras.attach import (
     HookBackend,
     LoraBackend,
@@ -264,7 +265,7 @@ def test_a_file_that_does_not_fit_is_refused_and_nothing_changes(
     tensors, reason = REFUSED[name]
     path = save(tmp_path / "lora.safetensors", tensors)
     uses = [(*SEPIA, 1.0), ("f" * 64, path, 1.0)]  # the good one comes first, and must go as well
-    with pytest.raises(InvalidLora) as refused, attached(backend, uses):
+    with pytest.raises(UnusableLora) as refused, attached(backend, uses):
         pytest.fail("drew with half of its LoRAs")
     assert refused.value.reason == reason
     assert torch.equal(output(pipeline), base)
@@ -272,7 +273,7 @@ def test_a_file_that_does_not_fit_is_refused_and_nothing_changes(
 
 
 def test_a_missing_file_is_refused(backend: LoraBackend, tmp_path: Path) -> None:
-    with pytest.raises(InvalidLora) as refused, attached(backend, [("f" * 64, tmp_path / "no", 1.0)]):
+    with pytest.raises(UnusableLora) as refused, attached(backend, [("f" * 64, tmp_path / "no", 1.0)]):
         pytest.fail("drew")
     assert refused.value.reason == "not_loadable"
 
@@ -537,7 +538,7 @@ def test_peft_is_chosen_where_it_knows_every_layer(pipeline: Any, quantised: Any
 
 
 def test_peft_refuses_the_other_class_and_says_so(quantised: Any, base: torch.Tensor) -> None:
-    with pytest.raises(InvalidLora) as refused, attached(PeftBackend(quantised), [(*SEPIA, 1.0)]):
+    with pytest.raises(UnusableLora) as refused, attached(PeftBackend(quantised), [(*SEPIA, 1.0)]):
         pytest.fail("drew")
     assert refused.value.reason == "not_loadable"
     assert torch.equal(output(quantised), base)

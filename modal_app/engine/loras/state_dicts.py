@@ -16,6 +16,7 @@ from diffusers.utils import convert_state_dict_to_peft, convert_unet_state_dict_
 from diffusers.utils.state_dict_utils import StateDictType
 from safetensors.torch import load_file
 
+from modal_app.catalog.loras import InvalidLora
 from modal_app.catalog.loras.files import LoraModule, read_modules
 from modal_app.catalog.loras.header import read_header
 from modal_app.engine.loras.unusable import UnusableLora
@@ -81,6 +82,8 @@ def refusals() -> Iterator[None]:
         yield
     except (UnusableLora, MemoryError, torch.OutOfMemoryError):
         raise
+    except InvalidLora as error:
+        raise UnusableLora(error.reason, str(error)) from error
     except Exception as error:
         raise UnusableLora("not_loadable", f"this LoRA does not load: {type(error).__name__}") from error
 
