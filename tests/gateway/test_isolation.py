@@ -225,6 +225,7 @@ def lists() -> list[str]:
         if "{" not in path
         and "security" in operations.get("get", {})
         and not path.endswith("/events")
+        and not path.startswith("/v1/admin/")
         and path not in OF_EVERYBODY
         and not path.startswith("/v1/admin/")
     ]
