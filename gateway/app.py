@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from gateway import errors, health, logs, services, studio
 from gateway.accounts import api_keys, sessions
+from gateway.batches import routes as batches_routes
 from gateway.characters import routes as characters_routes
 from gateway.comics import panel_routes
 from gateway.comics import routes as comics_routes
@@ -48,6 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Intake)
     app.include_router(jobs_routes.router)
     app.include_router(jobs_routes.callback_router)
+    app.include_router(batches_routes.router)
     app.include_router(styles.router)
     app.include_router(styles.open_router)
     app.include_router(language.router)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from gateway import tracing
 from gateway.auth import Authenticator, SupabaseAuth
+from gateway.batches.repository import BatchRows
+from gateway.batches.service import Batches
 from gateway.characters.drawing import Drawing
 from gateway.characters.pictures import CharacterPictures
 from gateway.characters.plans import PLANS as CHARACTER_PLANS
@@ -111,6 +113,7 @@ class Services:
     images: Images
     derivations: Derivations
     jobs: JobService
+    batches: Batches
     replays: Replays
     characters: Characters
     character_pictures: CharacterPictures
@@ -214,6 +217,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             images=images,
             derivations=Derivations(images, jobs, settings),
             jobs=jobs,
+            batches=Batches(BatchRows(db), jobs),
             replays=Replays(ReplayRows(db), images, pictures, jobs, settings),
             characters=characters,
             character_pictures=CharacterPictures(portrayed, characters, jobs, sources, drawing, buckets, gpu),

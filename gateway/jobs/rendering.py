@@ -132,7 +132,7 @@ class Renderer:
 
 _SAME = (
     *("id", "status", "stage", "step", "steps", "queue_position", "model", "style", "priority"),
-    *("attempt", "parent_id", "retry_of", "metadata", "created_at", "started_at", "finished_at"),
+    *("attempt", "parent_id", "batch_id", "retry_of", "metadata", "created_at", "started_at", "finished_at"),
 )
 
 

@@ -38,14 +38,18 @@ class Jobs:
 
         ``also`` is executed with it, or not at all.
         """
-        parameters = values | {name: Jsonb(values[name]) for name in JSON_COLUMNS}
+        creation = self.creation(values)
         if not also:
-            return await self._db.one(sql.CREATE, parameters)
+            return await self._db.one(*creation)
         async with self._db.service_transaction() as connection:
-            row = await (await connection.execute(sql.CREATE.encode(), parameters)).fetchone()
+            row = await (await connection.execute(creation.sql.encode(), creation.parameters)).fetchone()
             if row is not None:
                 await _execute(connection, also)
         return row
+
+    def creation(self, values: dict[str, Any]) -> Statement:
+        """What makes a job; executed with another's, as ``also`` of it."""
+        return Statement(sql.CREATE, values | {name: Jsonb(values[name]) for name in JSON_COLUMNS})
 
     async def reserve(self, wanted: UUID | None, credential: str, sha256: str, retry: int) -> UUID | None:
         """``wanted``, or the id of the job that an earlier try of the same request has made or will make."""
@@ -85,6 +89,11 @@ class Jobs:
                 sql.LIST.encode(), filters | {"metadata": Jsonb(filters["metadata"])}
             )
             return await rows.fetchall()
+
+    async def of_batch(self, principal: Principal, batch_id: UUID) -> list[DictRow]:
+        """In the order in which they were asked for."""
+        async with self._db.as_user(principal) as connection:
+            return await (await connection.execute(sql.OF_BATCH.encode(), {"batch_id": batch_id})).fetchall()
 
     async def calls(self, principal: Principal, job_id: UUID) -> list[DictRow]:
         return await self._db.all(sql.CALLS, {"job_id": job_id, "user_id": principal.user_id})

@@ -74,6 +74,7 @@ async def list_jobs(
     style: str | None = None,
     task: str | None = None,
     parent_id: UUID | None = None,
+    batch_id: UUID | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: UUID | None = None,
 ) -> Response | schemas.JobList:
@@ -81,9 +82,10 @@ async def list_jobs(
 
     Supports `ETag` and `If-None-Match`.
     """
-    filters = {"status": status, "model": model, "style": style, "task": task, "parent_id": parent_id}
+    filters = {"status": status, "model": model, "style": style, "task": task}
+    family = {"parent_id": parent_id, "batch_id": batch_id}
     page = {"after": after, "limit": limit + 1}
-    rows = await service.page(caller, {**filters, **page, "metadata": _metadata(request)})
+    rows = await service.page(caller, {**filters, **family, **page, "metadata": _metadata(request)})
     headers = {"ETag": jobs_etag(rows), "Cache-Control": "private, no-cache"}
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)

@@ -252,6 +252,7 @@ class Job(BaseModel):
     cost: JobCost
     timing: JobTiming
     parent_id: UUID | None
+    batch_id: UUID | None
     retry_of: UUID | None
     metadata: dict[str, Scalar]
     created_at: datetime.datetime

@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,7 +13,7 @@ from psycopg.rows import DictRow
 from gateway import tracing
 from gateway.auth import Principal
 from gateway.config import Settings
-from gateway.errors import BadRequest, Conflict, Malformed, NotFound, OverBudget
+from gateway.errors import ApiError, BadRequest, Conflict, Malformed, NotFound, OverBudget
 from gateway.events import EventHub, JobEvent
 from gateway.gpu import GpuClient
 from gateway.jobs import cache, recipes
@@ -26,7 +26,7 @@ from gateway.jobs.repository import Jobs
 from gateway.jobs.schemas import EstimateWarning, JobCreate, JobEstimate
 from gateway.jobs.submission import OVERTAKING_SECONDS, Submission
 from gateway.safety import refuse_minors
-from gateway.usage.budgets import Budgets
+from gateway.usage.budgets import Budgets, Room
 from gateway.usage.estimator import Estimator, work_of
 from modal_app import catalog
 from modal_app.catalog import Model
@@ -34,6 +34,8 @@ from modal_app.contract import Task
 
 LIFETIME_SECONDS = 3600
 """How long another slice's job may take."""
+RECIPES_AT_ONCE = 8
+"""Of one batch: pictures and LoRAs that its requests name may have to be fetched first."""
 DRAWN_SEED_LIMIT = 2**32
 """Drawn seeds stay below it, so that every JSON reader keeps them exact."""
 
@@ -119,6 +121,43 @@ class JobService:
                 return cached
         return await self._made(caller, job_id, values, body.expires_in_seconds, submission, sha256)
 
+    async def create_batch(
+        self,
+        caller: Principal,
+        bodies: Sequence[JobCreate],
+        batch_id: UUID,
+        submission: Submission,
+        also: Sequence[Statement],
+    ) -> Created | Replay:
+        """A job for each body, all in one transaction or none; the row is that of the first.
+
+        A refusal names the body it is about, ``requests.3.width`` say; ``also`` makes the batch itself.
+        """
+        sha256 = submission.sha256({})
+        job_id = await self._reserved(caller, submission, sha256)
+        found = await self._found(caller, job_id, submission, sha256)
+        if found is not None:
+            return found
+        columns = [
+            {
+                **values,
+                "batch_id": batch_id,
+                "batch_position": n,
+                "expires_in_seconds": body.expires_in_seconds,
+            }
+            for n, (body, values) in enumerate(zip(bodies, await self._recipes(caller, bodies), strict=True))
+        ]
+        rest = [
+            self._jobs.creation({**_ALONE, "id": uuid4(), "user_id": caller.user_id, **each})
+            for each in columns[1:]
+        ]
+        references = [use for each in columns for use in each["references"]]
+        lifetime = bodies[0].expires_in_seconds
+        made = await self._made(caller, job_id, columns[0], lifetime, submission, sha256, [*also, *rest])
+        if isinstance(made, Created) and not made.replayed:
+            await self._references.keep(references)
+        return made
+
     async def create_task(
         self,
         caller: Principal,
@@ -164,15 +203,28 @@ class JobService:
 
     async def estimate(self, caller: Principal, body: JobCreate) -> JobEstimate:
         """What the job would take and cost; nothing is made, and its model need not be served."""
+        return await self._estimated(caller, body, 0, await self._budgets.room(caller.user_id))
+
+    async def estimate_all(self, caller: Principal, bodies: Sequence[JobCreate]) -> list[JobEstimate]:
+        """The same for jobs made together: each comes after those before it, in line and in the budget."""
+        room = await self._budgets.room(caller.user_id)
+        found = []
+        for place, body in enumerate(bodies):
+            with _about_request(place):
+                _refuse_cache(body)
+                found.append(await self._estimated(caller, body, place, room))
+        return found
+
+    async def _estimated(self, caller: Principal, body: JobCreate, place: int, room: Room) -> JobEstimate:
         refuse_minors(body.prompt)
         loras = await self._loras.known(caller, body)
         model = self._model(body, loras)
         recipes.refuse_unsupported(body, model)
         values = recipes.columns(body, model, [{"role": use.role} for use in body.references], loras)
         estimate = await self._estimator.estimate(work_of(values, model))
-        shortage = await self._budgets.shortage(caller.user_id, estimate, body.num_images)
+        shortage = room.take(estimate, body.num_images)
         short = [EstimateWarning(code=code, message=message) for code, message in shortage]
-        position = self._estimator.position(caller.user_id)
+        position = self._estimator.position(caller.user_id) + place
         queued = {"status": "queued", "stage": "queued", "queue_position": position}
         return JobEstimate(
             estimated_usd_micros=estimate.usd_micros,
@@ -195,6 +247,10 @@ class JobService:
         if row is None:
             raise NotFound(f"There is no job {job_id}.")
         return row
+
+    async def of_batch(self, caller: Principal, batch_id: UUID) -> list[DictRow]:
+        """In the order in which they were asked for; none when the caller has no such batch."""
+        return await self._jobs.of_batch(caller, batch_id)
 
     async def page(self, caller: Principal, filters: dict[str, Any]) -> list[DictRow]:
         return await self._jobs.page(caller, filters)
@@ -283,7 +339,6 @@ class JobService:
         also: Sequence[Statement] = (),
     ) -> Created | Replay:
         """The job, inserted unless another try of the same request was faster."""
-        unsaid = {**recipes.NO_PLAN, "retry_of": None, "cache_key": None}
         fixed = {"id": job_id, "user_id": caller.user_id, "expires_in_seconds": lifetime}
         repeats = {
             "idempotency_key": submission.key if submission else None,
@@ -291,7 +346,7 @@ class JobService:
             "request_sha256": sha256,
         }
         try:
-            row = await self._jobs.create({**unsaid, **fixed, **values, **repeats}, also)
+            row = await self._jobs.create({**_ALONE, **fixed, **values, **repeats}, also)
         except OverBudget as over:
             await self._budgets.refused(caller.user_id, over)
             raise
@@ -356,9 +411,7 @@ class JobService:
 
     async def recipe(self, caller: Principal, body: JobCreate) -> dict[str, Any]:
         """The columns that say what to draw; BadRequest when the model cannot, or nobody may."""
-        refuse_minors(body.prompt)
-        if not (body.loras and body.model == "auto"):
-            recipes.columns(body, await self._able(body), [])  # refuses before anything is fetched
+        await self._refuse_early(body)
         loras = await self._loras.find(caller, body)
         model = await self._able(body, loras)
         loras = loras or await self._loras.of_franchise(caller, body.prompt, model)
@@ -373,6 +426,31 @@ class JobService:
             "seed": random.randrange(DRAWN_SEED_LIMIT) if body.seed is None else body.seed,
             "visibility": body.visibility or self._settings.default_visibility,
         }
+
+    async def _recipes(self, caller: Principal, bodies: Sequence[JobCreate]) -> list[dict[str, Any]]:
+        """The recipe of each; of several that are refused, the first is told of."""
+        places = asyncio.Semaphore(RECIPES_AT_ONCE)
+
+        async def recipe(body: JobCreate) -> dict[str, Any]:
+            async with places:
+                return await self.recipe(caller, body)
+
+        for place, body in enumerate(bodies):
+            with _about_request(place):
+                _refuse_cache(body)
+                await self._refuse_early(body)
+        found = await asyncio.gather(*map(recipe, bodies), return_exceptions=True)
+        for place, each in enumerate(found):
+            if isinstance(each, BaseException):
+                with _about_request(place):
+                    raise each
+        return [each for each in found if not isinstance(each, BaseException)]
+
+    async def _refuse_early(self, body: JobCreate) -> None:
+        """Whatever can be refused before anything is fetched."""
+        refuse_minors(body.prompt)
+        if not (body.loras and body.model == "auto"):
+            recipes.columns(body, await self._able(body), [])
 
     async def outline(
         self,
@@ -448,6 +526,31 @@ class JobService:
             return None
         default = self._settings.default_model
         return await self.speaker(default if default in served.models else served.models[0])
+
+
+_ALONE = {
+    **recipes.NO_PLAN,
+    **dict.fromkeys(("retry_of", "batch_id", "batch_position", "cache_key", "idempotency_key", "credential")),
+    "request_sha256": "",
+}
+"""Columns and parameters of a job that belongs to nothing and that no request is known for."""
+
+
+def _refuse_cache(body: JobCreate) -> None:
+    """The jobs of a batch are its own: an earlier one is no answer to a request of it."""
+    if body.cache:
+        raise BadRequest("A batch draws anew.", code="unsupported_parameter", param="cache")
+
+
+@contextmanager
+def _about_request(place: int) -> Iterator[None]:
+    """Refusals say which of several requests they are about."""
+    try:
+        yield
+    except ApiError as error:
+        error.param = f"requests.{place}" + (f".{error.param}" if error.param else "")
+        error.detail = f"Request {place}: {error.detail}"
+        raise
 
 
 def _follows_instructions(model_id: str) -> bool:

@@ -11,7 +11,7 @@ JOB_COLUMNS = """
   j.output_bytes, j.error_code, j.error_message, j.error_stage, j.error_retryable, j.processing_time_ms,
   j.queue_time_ms, j.gpu_seconds, j.estimated_usd_micros, j.cost_usd_micros, j.step, j.steps, j.version,
   j.attempt, j.progress_seq, j.created_at, j.started_at, j.finished_at, j.expires_at, j.plan, j.slot,
-  j.inputs, j.state, j.image_kind
+  j.inputs, j.state, j.image_kind, j.batch_id, j.batch_position
 """
 
 _IMAGES = """
@@ -51,14 +51,14 @@ insert into public.generation_jobs as j (
   id, user_id, retry_of, task, priority, prompt_input, prompt_enhanced, prompt_final, prompt_negative,
   enhance_status, style, model, width, height, num_images, seed, params, loras, "references", visibility,
   metadata, estimated_usd_micros, reserved_usd_micros, reserved_gpu_seconds, steps, plan, inputs, image_kind,
-  cache_key, expires_at
+  batch_id, batch_position, cache_key, expires_at
 )
 select
   %(id)s, %(user_id)s, %(retry_of)s, %(task)s, %(priority)s::public.job_priority, %(prompt_input)s,
   %(prompt_enhanced)s, %(prompt_final)s, %(prompt_negative)s, %(enhance_status)s, %(style)s, %(model)s,
   %(width)s, %(height)s, %(num_images)s, %(seed)s, %(params)s, %(loras)s, %(references)s, %(visibility)s,
   %(metadata)s, %(estimated_usd_micros)s, %(reserved_usd_micros)s, %(reserved_gpu_seconds)s, %(steps)s,
-  %(plan)s, %(inputs)s, %(image_kind)s, %(cache_key)s,
+  %(plan)s, %(inputs)s, %(image_kind)s, %(batch_id)s, %(batch_position)s, %(cache_key)s,
   now() + make_interval(secs => %(expires_in_seconds)s)
 where %(idempotency_key)s::text is null or exists (select from reserved)
 on conflict (id) do nothing
@@ -103,6 +103,7 @@ where (%(status)s::text is null or j.status::text = %(status)s)
   and (%(style)s::text is null or j.style = %(style)s)
   and (%(task)s::text is null or coalesce(j.plan, j.task) = %(task)s)
   and (%(parent_id)s::uuid is null or j.parent_id = %(parent_id)s)
+  and (%(batch_id)s::uuid is null or j.batch_id = %(batch_id)s)
   and not exists (
     select from jsonb_each_text(%(metadata)s) wanted where j.metadata ->> wanted.key
       is distinct from wanted.value)
@@ -110,6 +111,10 @@ where (%(status)s::text is null or j.status::text = %(status)s)
     select created_at, id from public.generation_jobs where id = %(after)s))
 order by j.created_at desc, j.id desc
 limit %(limit)s
+"""
+
+OF_BATCH = f"""
+select {READ_COLUMNS} from public.generation_jobs j where j.batch_id = %(batch_id)s order by j.batch_position
 """
 
 CALLS = """

@@ -72,7 +72,8 @@ class Examples:
         return schema.get("const", schema.get("default"))
 
     def _of_component(self, name: str) -> Any:
-        return self._named(name, self._schemas[name])
+        known = name if name in self._schemas else name.removesuffix("Accepted")
+        return self._named(name, self._schemas[known])
 
     def _resolved(self, written: Json) -> Json:
         """With ``_like`` and ``@`` replaced by what they name."""

@@ -13,7 +13,15 @@ from gateway.errors import ApiError
 Json = dict[str, Any]
 
 DRAWS = (
-    *("create_job", "retry_job", "compat_generate", "vary_image", "upscale_image", "replay_image"),
+    *(
+        "create_job",
+        "create_batch",
+        "retry_job",
+        "compat_generate",
+        "vary_image",
+        "upscale_image",
+        "replay_image",
+    ),
     *("create_character", "retry_character", "generate_initial_image", "generate_360_set"),
     *("generate_scene_image", "generate_images", "edit_images", "create_variation"),
     *("enhance_prompt", "parse_prompt", "create_panel", "regenerate_panel"),
@@ -26,13 +34,21 @@ HOLDS = (
 
 ALSO: dict[type[ApiError], tuple[str, ...]] = {
     errors.BadRequest: (
-        *("estimate_job", "get_usage", "forecast_usage", "complete_upload", "retry_job", "retry_character"),
+        *(
+            "estimate_job",
+            "estimate_batch",
+            "get_usage",
+            "forecast_usage",
+            "complete_upload",
+            "retry_job",
+            "retry_character",
+        ),
         *("restore_image", "follow_link"),
     ),
     errors.Unauthenticated: ("sign_in", "get_metrics"),
     errors.Forbidden: ("sign_in", "sign_out", "send_link", "get_metrics", "sign_in_methods"),
     errors.OverBudget: DRAWS,
-    errors.NotFound: (*DRAWS, "list_styles", "create_lora", "estimate_job"),
+    errors.NotFound: (*DRAWS, "list_styles", "create_lora", "estimate_job", "estimate_batch"),
     errors.Conflict: (
         *DRAWS,
         *(

@@ -52,22 +52,38 @@ class Budgets:
         """A job was refused: have the user told, once in a period."""
         await self._rows.record_refusal(user_id, over.set_by)
 
-    async def shortage(self, user_id: UUID, estimate: Estimate, images: int) -> list[Shortage]:
-        """Code and words of each limit that a job of this estimate would pass right now."""
-        budgets = await self._rows.budgets(user_id)
-        return [short for row in budgets.values() for short in _shortages(row, estimate, images)]
+    async def room(self, user_id: UUID) -> "Room":
+        """What all budgets of the user leave right now."""
+        return Room(list((await self._rows.budgets(user_id)).values()))
 
 
-def _shortages(row: DictRow, estimate: Estimate, images: int) -> Iterator[Shortage]:
-    held = row["spent_usd_micros"] + row["reserved_usd_micros"]
-    most, seconds = row["max_images_per_day"], row["max_gpu_seconds_per_day"]
-    if _passes(held + estimate.columns["reserved_usd_micros"], row["limit_usd_micros"]):
-        dollars = row["limit_usd_micros"] / 1e6
-        yield "budget_exceeded", f"The budget of {dollars:.6f} $ a {row['period']} has no room for it now."
-    if _passes(row["images_today"] + images, most):
-        yield "quota_exceeded", f"The quota of {most} images a day has no room for it."
-    if _passes(float(row["gpu_seconds_today"]) + estimate.seconds.reserve, seconds):
-        yield "quota_exceeded", f"The quota of {seconds} GPU seconds a day has no room for it now."
+class Room:
+    """Budgets into which jobs are put that nobody has made yet."""
+
+    def __init__(self, budgets: list[DictRow]) -> None:
+        self._budgets = budgets
+        self._usd_micros, self._images, self._gpu_seconds = 0, 0, 0.0
+
+    def take(self, estimate: Estimate, images: int) -> list[Shortage]:
+        """Code and words of each limit that a job of this estimate would pass, after those before it."""
+        self._usd_micros += estimate.columns["reserved_usd_micros"]
+        self._gpu_seconds += estimate.seconds.reserve
+        self._images += images
+        return [short for row in self._budgets for short in self._shortages(row)]
+
+    def _shortages(self, row: DictRow) -> Iterator[Shortage]:
+        held = row["spent_usd_micros"] + row["reserved_usd_micros"]
+        most, seconds = row["max_images_per_day"], row["max_gpu_seconds_per_day"]
+        if _passes(held + self._usd_micros, row["limit_usd_micros"]):
+            dollars = row["limit_usd_micros"] / 1e6
+            yield (
+                "budget_exceeded",
+                f"The budget of {dollars:.6f} $ a {row['period']} has no room for it now.",
+            )
+        if _passes(row["images_today"] + self._images, most):
+            yield "quota_exceeded", f"The quota of {most} images a day has no room for it."
+        if _passes(float(row["gpu_seconds_today"]) + self._gpu_seconds, seconds):
+            yield "quota_exceeded", f"The quota of {seconds} GPU seconds a day has no room for it now."
 
 
 def _passes(amount: float, limit: int | None) -> bool:

@@ -33,6 +33,12 @@ async def image(owner: User) -> str:
     return str(drawn["images"][0]["id"])
 
 
+async def batch(owner: User) -> str:
+    body = {"requests": [{"prompt": "a", "visibility": "private", "size": "64x64"}]}
+    answer = await owner.http.post("/v1/batches", json=body, headers={"Prefer": "wait=30"})
+    return str(answer.json()["id"])
+
+
 async def upload(owner: User) -> str:
     content = io.BytesIO()
     Image.new("RGB", (8, 8), "red").save(content, "PNG")
@@ -103,6 +109,8 @@ async def drawn_panel(owner: User) -> str:
 IDS: dict[str, Make | None] = {
     "job_id": job,
     "parent_id": job,
+    "batch_id": batch,
+    "GET /v1/batches after": batch,
     "image_id": image,
     "key_id": api_key,
     "character_id": character,

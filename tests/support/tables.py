@@ -70,6 +70,7 @@ TABLES = [
         service="siu-",
         touch="revoked_at",
     ),
+    Table("public.batches", "(user_id) values (%(owner)s)", owner="s---", service="si--"),
     Table(
         "public.generation_jobs",
         "(user_id, prompt_input, prompt_final, model, width, height, seed)"
