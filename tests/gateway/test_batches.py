@@ -27,10 +27,16 @@ async def post(user: User, requests: list[dict[str, Any]], **headers: str) -> ht
     return await user.http.post("/v1/batches", json={"requests": requests}, headers=headers)
 
 
-async def drawn(user: User, requests: list[dict[str, Any]]) -> dict[str, Any]:
+async def drawn(user: User, requests: list[dict[str, Any]], within: float = 200) -> dict[str, Any]:
+    """The batch once all of it has ended."""
     answer = await post(user, requests, Prefer="wait=60")
-    assert answer.status_code == 200, answer.text
-    return dict(answer.json())
+    assert answer.status_code in (200, 202), answer.text
+    batch = dict(answer.json())
+    async with asyncio.timeout(within):
+        while batch["finished_at"] is None:
+            await asyncio.sleep(0.5)
+            batch = dict((await user.http.get(f"/v1/batches/{batch['id']}")).json())
+    return batch
 
 
 def jobs_of(product: Stack, user: User) -> int:
@@ -306,7 +312,10 @@ async def test_pictures_of_a_batch_are_those_that_each_request_has_alone(
         user = product.user
         batch = await drawn(user, requests)
         together = [await pixels(user, job) for job in batch["jobs"]]
-        alone = [await pixels(user, await user.create(**body, wait=60)) for body in requests]
+        alone = []
+        for body in requests:
+            job = await user.create(**body)
+            alone.append(await pixels(user, await user.ended(job["id"], within=100)))
     assert together == alone
     assert len(set(together)) == 4
 
