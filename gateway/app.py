@@ -14,6 +14,7 @@ from gateway.batches import routes as batches_routes
 from gateway.characters import routes as characters_routes
 from gateway.comics import panel_routes
 from gateway.comics import routes as comics_routes
+from gateway.comics.export import routes as export_routes
 from gateway.config import Settings
 from gateway.http import Intake
 from gateway.images import routes as images_routes
@@ -63,6 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(replay_routes.router)
     app.include_router(panel_routes.router)
     app.include_router(comics_routes.router)
+    app.include_router(export_routes.router)
     app.include_router(storage_routes.router)
     app.include_router(sessions.router)
     app.include_router(sessions.authenticated_router)

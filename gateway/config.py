@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     civitai_endpoint: str = "https://civitai.com"
     civitai_token: SecretStr = SecretStr("")
     franchises_file: str = ""
+    lettering_fonts: str = ""
 
     jobs_in_flight: int = 64
     jobs_in_flight_per_user: int = 32
@@ -123,6 +124,10 @@ class Settings(BaseSettings):
     def supabase_key(self) -> SecretStr:
         """The project's secret key; the legacy service role key where there is none."""
         return self.supabase_secret_key if _text(self.supabase_secret_key) else self.supabase_service_role_key
+
+    @property
+    def lettering_font_files(self) -> list[Path]:
+        return [Path(name.strip()) for name in self.lettering_fonts.split(",") if name.strip()]
 
     @property
     def recipe_secrets(self) -> list[str]:

@@ -20,6 +20,8 @@ from gateway.characters.repository import CharacterRows
 from gateway.characters.service import Characters
 from gateway.characters.sources import Sources
 from gateway.comics.drawing import PanelDrawing
+from gateway.comics.export.faces import Faces
+from gateway.comics.export.service import Exports
 from gateway.comics.panels import Panels
 from gateway.comics.plan import PANEL, PanelPlan
 from gateway.comics.rendering import ComicRenderer
@@ -121,6 +123,7 @@ class Services:
     comics: Comics
     panels: Panels
     comic_renderer: ComicRenderer
+    exports: Exports
     openai_images: OpenAIImages
     models: Models
 
@@ -225,6 +228,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             comics=Comics(comic_rows),
             panels=Panels(comic_rows, jobs, PanelDrawing(jobs, characters, gpu, settings)),
             comic_renderer=ComicRenderer(comic_rows, renderer, settings.public_url),
+            exports=Exports(comic_rows, buckets, Faces(settings.lettering_font_files)),
             openai_images=OpenAIImages(jobs, images, uploads, renderer),
             models=Models(db, gpu, settings.default_model),
         )

@@ -41,7 +41,7 @@ TAGS = {
 
 CACHED = (
     *("list_jobs", "get_job", "compat_status", "list_images", "get_character", "list_character_images"),
-    *("upload_content", "style_preview", "get_panel"),
+    *("upload_content", "style_preview", "get_panel", "export_comic"),
 )
 RANGED = (
     *("image_content", "image_thumbnail", "public_thumbnail", "public_picture", "signed_download"),

@@ -100,6 +100,13 @@ async def panel(owner: User) -> str:
     return str(answer.json()["id"])
 
 
+async def drawn_comic(owner: User) -> str:
+    begun = (await owner.http.post("/v1/comics", json={"name": "a"})).json()
+    place, wait = f"/v1/comics/chapters/{begun['chapters'][0]['id']}/panels", {"Prefer": "wait=30"}
+    await owner.http.post(place, json={"prompt": "a"}, headers=wait)
+    return str(begun["id"])
+
+
 async def drawn_panel(owner: User) -> str:
     place, wait = f"/v1/comics/chapters/{await chapter(owner)}/panels", {"Prefer": "wait=30"}
     answer = await owner.http.post(place, json={"prompt": "a"}, headers=wait)
@@ -126,6 +133,8 @@ IDS: dict[str, Make | None] = {
     "GET /v1/comics after": comic,
     "panel_id": panel,
     "GET /v1/comics/panels/{panel_id}/thumbnail panel_id": drawn_panel,
+    "GET /v1/comics/{project_id}/export project_id": drawn_comic,
+    "GET /v1/comics/{project_id}/export chapter_id": None,  # the comic is asked for first
     "upload_id": upload,
     "lora_id": lora,
     "GET /v1/loras after": lora,
@@ -247,7 +256,7 @@ async def ask(caller: User, place: Place, value: str) -> tuple[int, str]:
     sent = {"json": body} if body is not None else {}
     async with caller.http.stream(place.method, path, params=query, **sent) as answer:
         kind = answer.headers.get("content-type", "")
-        if answer.status_code == 200 and kind.startswith(("text/event-stream", "image/")):
+        if answer.status_code == 200 and kind.startswith(("text/event-stream", "image/", "application/pdf")):
             return answer.status_code, kind
         text = (await answer.aread()).decode()
         return answer.status_code, text.replace(value, "ID").replace(answer.headers["x-request-id"], "")
