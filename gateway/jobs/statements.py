@@ -62,7 +62,10 @@ select
   now() + make_interval(secs => %(expires_in_seconds)s)
 where %(idempotency_key)s::text is null or exists (select from reserved)
 on conflict (id) do nothing
-returning {JOB_COLUMNS}, '[]'::jsonb as images, null::bigint as queue_position
+returning {JOB_COLUMNS}, '[]'::jsonb as images, (
+  select count(*) + 1 from public.generation_jobs ahead
+  where ahead.user_id = j.user_id and ahead.status = 'queued' and ahead.priority >= j.priority
+) as queue_position
 """
 
 FIND_CACHED = """

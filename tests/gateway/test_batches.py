@@ -304,8 +304,8 @@ async def test_pictures_of_a_batch_are_those_that_each_request_has_alone(
 ) -> None:
     """The real model, which draws compatible requests in one run."""
     requests = [
-        {"prompt": f"a {color} round creature", "seed": n, "size": "64x64"}
-        for n, color in enumerate(("red", "blue", "green", "yellow"))
+        {"prompt": f"a {color} round creature", "seed": n, "size": "64x64", "num_inference_steps": 4}
+        for n, color in enumerate(("red", "blue", "green"))
     ]
     gpu = {"GPU_MODELS": "tiny-qwen", "GPU_PRELOAD": "tiny-qwen"}
     async with stack(new_database(), new_folder(), gpu=gpu) as product:
@@ -317,7 +317,7 @@ async def test_pictures_of_a_batch_are_those_that_each_request_has_alone(
             job = await user.create(**body)
             alone.append(await pixels(user, await user.ended(job["id"], within=100)))
     assert together == alone
-    assert len(set(together)) == 4
+    assert len(set(together)) == 3
 
 
 async def pixels(user: User, job: dict[str, Any]) -> str:

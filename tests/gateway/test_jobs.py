@@ -269,6 +269,30 @@ async def test_a_queued_job_is_canceled_at_once_and_never_drawn(product: Stack) 
     assert (await user.http.get(f"/v1/jobs/{job['id']}/calls")).json()["data"] == []
 
 
+async def test_waiting_ends_with_the_time_and_the_answer_says_when_to_come_back(product: Stack) -> None:
+    user = product.new_user()
+    body = {"prompt": "a", "size": "64x64"}
+    async with held_queue(product):
+        answer = await user.http.post("/v1/jobs", json=body, headers={"Prefer": "respond-async, wait=1"})
+        assert (answer.status_code, answer.json()["status"]) == (202, "queued")
+        assert answer.headers["preference-applied"] == "wait=1"
+        assert answer.headers["location"] == f"/v1/jobs/{answer.json()['id']}"
+        assert int(answer.headers["retry-after"]) * 1000 == answer.json()["poll_after_ms"]
+    await user.ended(answer.json()["id"])
+
+
+async def test_every_job_in_line_says_its_place_and_a_later_time(product: Stack) -> None:
+    user = product.new_user()
+    async with held_queue(product):
+        jobs = [await user.create(prompt="a", size="64x64", num_inference_steps=100) for _ in range(3)]
+        assert [job["queue_position"] for job in jobs] == [1, 2, 3]
+        await asyncio.sleep(5.1)  # what is known of the queue is read again
+        etas = [(await user.job(job["id"]))["eta_seconds"] for job in jobs]
+        assert 0 < etas[0] <= etas[1] <= etas[2], etas
+    ended = [await user.ended(job["id"]) for job in jobs]
+    assert {(job["queue_position"], job["eta_seconds"]) for job in ended} == {(None, None)}
+
+
 async def test_priority_decides_inside_a_users_queue(product: Stack) -> None:
     user = product.new_user()
     async with held_queue(product):
