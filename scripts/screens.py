@@ -32,17 +32,32 @@ DRAWN = [
     ("a yellow round creature with a red hat, in a forest", "design/anime", 41),
     ("a green pointy creature on a beach", "", 13),
 ]
+CHARACTERS: list[tuple[str, str, dict[str, Any]]] = [
+    (
+        "Mara Venn",
+        "a red round creature with a blue hat",
+        {
+            **{"body": "round", "hat": "blue bowler", "mood": "patient"},
+            **{"color_palette": ["#dc3232", "#3c6edc"], "do_not_change": ["blue hat", "red body"]},
+        },
+    ),
+    ("Ilse", "a yellow pointy creature", {"do_not_change": ["yellow body"]}),
+    ("Tove", "a green square creature with a red hat", {"do_not_change": ["red hat"]}),
+]
 SHOTS: list[tuple[str, str, str, dict[str, int]]] = [
     (name, path, theme, size)
     for name, path in [
         ("generate", "/generate?job={job}"),
+        ("characters", "/characters"),
+        ("character", "/characters/{character}"),
+        ("images", "/characters/{character}/images"),
         ("jobs", "/jobs"),
         ("job", "/jobs/{job}"),
         ("costs", "/costs"),
         ("settings", "/settings"),
     ]
     for theme, size in [("dark", DESKTOP), ("light", DESKTOP), ("dark", PHONE)]
-    if name in ("generate", "jobs", "costs") or (theme == "dark" and size is DESKTOP)
+    if name in ("generate", "images", "jobs", "costs") or (theme == "dark" and size is DESKTOP)
 ]
 
 
@@ -54,16 +69,15 @@ async def main(only: list[str]) -> None:
             stack(postgres.admin_url, folder, local_user_id=local_user) as running,
             chromium() as browser,
         ):
-            job = await furnish(browser, running)
+            shown = await furnish(browser, running)
             for name, path, theme, size in SHOTS:
                 if not only or name in only:
-                    await shoot(
-                        browser, running, f"{name}-{theme}-{size['width']}", path.format(job=job), theme, size
-                    )
+                    name = f"{name}-{theme}-{size['width']}"
+                    await shoot(browser, running, name, path.format(**shown), theme, size)
 
 
-async def furnish(browser: Browser, running: Stack) -> str:
-    """Draw everything, one of it canceled and one failed; the id of the job to show."""
+async def furnish(browser: Browser, running: Stack) -> dict[str, str]:
+    """Draw everything; the ids of what is to be shown."""
     async with watched(browser, running.url) as seen:
         await seen.page.goto("/generate")
         await seen.page.wait_for_selector("#desk")
@@ -71,7 +85,11 @@ async def furnish(browser: Browser, running: Stack) -> str:
             await _draw(seen.page, {"prompt": words, "style": style or None, "seed": seed})
             for words, style, seed in DRAWN
         ]
-        return str(jobs[0]["id"])
+        made = [await _character(seen.page, *each) for each in CHARACTERS]
+        path = f"/v1/characters/{made[0]}"
+        await _ask(seen.page, f"{path}/generate-360-set", {})
+        await _ask(seen.page, f"{path}/generate-scene-image", {"sceneContext": "on a beach, by day"})
+        return {"job": str(jobs[0]["id"]), "character": made[0]}
 
 
 async def shoot(browser: Browser, running: Stack, name: str, path: str, theme: Any, size: Any) -> None:
@@ -84,9 +102,22 @@ async def shoot(browser: Browser, running: Stack, name: str, path: str, theme: A
 
 
 async def _draw(page: Page, body: dict[str, Any]) -> dict[str, Any]:
-    script = """async (body) => (await fetch("/v1/jobs", {method: "POST", body: JSON.stringify(body),
-      headers: {"Content-Type": "application/json", Prefer: "wait=60"}})).json()"""
-    return dict(await page.evaluate(script, body))
+    return await _ask(page, "/v1/jobs", body)
+
+
+async def _character(page: Page, name: str, description: str, traits: dict[str, Any]) -> str:
+    """Its id, once it is ready."""
+    body = {"name": name, "source": "description", "description": description, "attributes": traits}
+    made = await _ask(page, "/v1/characters", body)
+    while made["status"] not in ("ready", "failed"):
+        await page.wait_for_timeout(500)
+        made = await (await page.request.get(f"/v1/characters/{made['id']}")).json()
+    return str(made["id"])
+
+
+async def _ask(page: Page, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    answer = await page.request.post(path, data=body, headers={"Prefer": "wait=60"}, timeout=90_000)
+    return dict(await answer.json())
 
 
 def _keep(name: str, png: bytes) -> None:

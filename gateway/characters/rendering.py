@@ -60,7 +60,9 @@ def _shown(row: DictRow) -> list[dict[str, Any]]:
 
 def _character(row: DictRow, media: dict[UUID, Image]) -> schemas.Character:
     references = [
-        schemas.ReferenceImage(url=image.url, width=image.width, height=image.height, view=each["view"])
+        schemas.ReferenceImage(
+            **image.model_dump(include={"url", "thumbnail_url", "width", "height"}), view=each["view"]
+        )
         for each in _shown(row)
         if (image := media.get(UUID(each["asset_id"])))
     ]

@@ -114,6 +114,7 @@ class Profile(BaseModel):
 
 class ReferenceImage(BaseModel):
     url: str
+    thumbnail_url: str
     width: int
     height: int
     view: View | None = Field(description="Null: the master reference, where there are no views.")

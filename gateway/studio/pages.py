@@ -1,17 +1,15 @@
 """The pages.  Each asks the API for what it shows, all at once, and is a plain GET."""
 
 import datetime
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import RedirectResponse
-from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from gateway.studio import assets, charts, recall
-from gateway.studio.api import Api, Json, Refused, SignedOut, segment
-from gateway.studio.rendering import render
+from gateway.studio import assets, characters, charts, recall
+from gateway.studio.api import Json, segment
+from gateway.studio.shell import OnPage, PageRoute, today
 
 RECENT = 24
 JOBS_A_PAGE = 30
@@ -21,61 +19,8 @@ FORM = (
 )
 
 
-class Page:
-    """A page for whoever is signed in, and the shell around it."""
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.api = Api(request)
-
-    async def show(self, template: str, **context: Any) -> Response:
-        return render(self.request, template, {**context, **await self._shell()})
-
-    def part(self, template: str, **context: Any) -> Response:
-        """A piece of a page, for the script to put in its place."""
-        return render(self.request, template, context)
-
-    async def _shell(self) -> Json:
-        session, today, queued, running = await self.api.all(
-            self.api.get("/v1/session"),
-            self.api.get("/v1/usage", **{"from": _today().isoformat()}),
-            self.api.get("/v1/jobs", status="queued", limit=50),
-            self.api.get("/v1/jobs", status="processing", limit=50),
-        )
-        at_work = len(queued["data"]) + len(running["data"])
-        return {"session": session, "today": today["total"], "at_work": at_work}
-
-
-class PageRoute(APIRoute):
-    """Whoever is not signed in gets the gate at the same address; what the API refuses is a page, too."""
-
-    def get_route_handler(self) -> Callable[[Request], Any]:
-        handle = super().get_route_handler()
-
-        async def handled(request: Request) -> Response:
-            try:
-                response: Response = await handle(request)
-            except SignedOut:
-                return await _gate(request)
-            except Refused as refused:
-                status = 404 if refused.status == 422 else refused.status
-                return render(request, "refused.html", {"problem": refused.problem}, status)
-            return response
-
-        return handled
-
-
-async def _gate(request: Request) -> Response:
-    methods = await Api(request).get("/v1/session/methods")
-    error = request.query_params.get("sign_in_error", "")
-    return render(
-        request, "gate.html", {"methods": methods["methods"], "mode": methods["mode"], "error": error}
-    )
-
-
 router = APIRouter(include_in_schema=False)
 pages = APIRouter(include_in_schema=False, route_class=PageRoute)
-OnPage = Annotated[Page, Depends(Page)]
 
 
 @pages.get("/")
@@ -160,10 +105,10 @@ async def costs(
     by: Literal["day", "model", "style", "user", "task", "character"] = "day",
     days: Annotated[int, Query(ge=7, le=90)] = 30,
 ) -> Response:
-    api, start = page.api, _today() - datetime.timedelta(days=days - 1)
+    api, start = page.api, today() - datetime.timedelta(days=days - 1)
     report, month, budget = await api.all(
         api.get("/v1/usage", **{"from": start.isoformat()}, group_by=by),
-        api.get("/v1/usage", **{"from": _today().replace(day=1).isoformat()}),
+        api.get("/v1/usage", **{"from": today().replace(day=1).isoformat()}),
         api.get("/v1/budget"),
     )
     return await page.show(
@@ -205,11 +150,8 @@ async def webhook(page: OnPage, endpoint_id: str, status: str = "", after: str =
 
 router.include_router(assets.router)
 router.include_router(pages)
-
-
-def _today() -> datetime.date:
-    """Days of the ledger are UTC's."""
-    return datetime.datetime.now(datetime.UTC).date()
+router.include_router(characters.router)
+router.include_router(characters.old_addresses)
 
 
 def _by_set(styles: list[Json]) -> dict[str, list[Json]]:

@@ -9,7 +9,7 @@ ENDED = ("completed", "failed", "canceled")
 STAGES = {
     "enhancing": "Enhancing the prompt",
     "loading": "Starting a GPU, about 40 s",
-    "generating": "Generating",
+    "generating": "Drawing",
     "storing": "Saving the picture",
     "judging": "Comparing with the references",
 }

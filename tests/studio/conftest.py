@@ -36,7 +36,12 @@ async def studio(new_database: Callable[[], str], new_folder: Callable[[], Path]
     local_user = str(add_user(admin_url, "you@localhost"))
     gpu = {"GPU_MODELS": "instant", "INSTANT_SECONDS": "0.5"}
     async with stack(
-        admin_url, new_folder(), gpu=gpu, default_model="instant", local_user_id=local_user
+        admin_url,
+        new_folder(),
+        gpu=gpu,
+        default_model="instant",
+        default_edit_model="instant",
+        local_user_id=local_user,
     ) as running:
         yield running
 

@@ -97,6 +97,15 @@ async def test_a_result_is_reused_whole_by_its_words_or_by_its_seed(page: Page, 
     await expect(page.get_by_role("button", name="Keep this seed")).to_have_attribute("aria-pressed", "true")
 
 
+async def test_a_result_has_variations(page: Page, furnished: Furnished) -> None:
+    await page.goto(f"/generate?job={furnished.done}")
+    await page.get_by_role("button", name="Variations").click()
+    await expect(page.locator("#shots img")).to_have_count(4)
+    job = await studio_job(page)
+    assert job["id"] != furnished.done
+    assert 7 not in [image["seed"] for image in job["images"]]
+
+
 async def test_a_pasted_picture_is_drawn_from_and_can_be_taken_back(page: Page) -> None:
     await page.goto("/generate")
     await page.locator("#prompt").fill("this, as a stamp")

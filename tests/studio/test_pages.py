@@ -14,7 +14,7 @@ from gateway.studio import assets, charts, recall, words
 from gateway.studio.rendering import ENVIRONMENT
 from tests.support.stack import Stack
 
-PAGES = ["/generate", "/jobs", "/costs", "/settings"]
+PAGES = ["/generate", "/characters", "/characters/new", "/jobs", "/costs", "/settings"]
 EVIL = "<script>alert('1')</script> \"quoted\" & 'half"
 JOB: dict[str, Any] = {
     **{"id": "0f0f0f0f-0000-4000-8000-000000000000", "status": "completed", "stage": None, "task": "image"},

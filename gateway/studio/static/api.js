@@ -36,6 +36,16 @@ export async function part(path) {
   return template.content;
 }
 
+// A picture of the user's own; its id once it is checked.
+export async function upload(file) {
+  const asked = { filename: file.name || "pasted.png", content_type: file.type, bytes: file.size };
+  const ticket = await call("POST", "/v1/uploads", asked);
+  const sent = await fetch(here(ticket.url), { method: ticket.method, headers: ticket.headers, body: file });
+  if (!sent.ok) throw new Error(`The picture could not be sent (${sent.status}).`);
+  const ready = await call("POST", `/v1/uploads/${ticket.upload_id}/complete`);
+  return ready.id;
+}
+
 // Jobs as they move: one stream for the page, closed while it is hidden, and asking where the stream is silent.
 
 const listeners = new Set();

@@ -1,13 +1,15 @@
 // The one script of every page. The server renders; this changes things in place and calls the API for what buttons do.
 
 import { call, ended, onJob, part, watch } from "./api.js";
-import { $, actions, announce, copyText, fail, setUp, toast } from "./ui.js";
-import { startGenerate } from "./generate.js";
+import { refreshLive } from "./live.js";
+import { $, actions, announce, copyText, fail, setUp, stageWords, toast } from "./ui.js";
 
 const page = document.body.dataset.page;
 const LATER_SECONDS = 6;
+const MODULES = { generate: "generate", "new-character": "characters", character: "characters", characters: "characters", "character-images": "characters" };
 
 Object.assign(actions, {
+  "sign-in": signIn,
   "sign-in-local": signInLocal,
   "sign-out": () => call("DELETE", "/v1/session").then(() => { location.href = "/"; }, fail),
   "copy-secret": () => copyText($("secret").querySelector("[data-part=secret]").textContent),
@@ -30,9 +32,9 @@ document.addEventListener("submit", (event) => {
   if (form.dataset.api) {
     event.preventDefault();
     send(form, bodyOf(form));
-  } else if (form.dataset.do === "sign-in") {
+  } else if (form.dataset.do) {
     event.preventDefault();
-    signIn(form, event.submitter?.value);
+    actions[form.dataset.do](form, event.submitter?.value);
   }
 });
 
@@ -67,6 +69,7 @@ async function send(element, body) {
 
 const THEN = {
   refresh,
+  live: refreshLive,
   job: (job) => refreshRow(job),
   "open-job": (job) => { location.href = `/generate?job=${job.id}`; },
   secret: async (answer, form) => {
@@ -113,20 +116,17 @@ function later(button) {
 }
 
 // Rows of jobs change in place; only what moved is touched.
-const WORDS = { queued: "Queued", completed: "Done", failed: "Failed", canceled: "Canceled", processing: "Working" };
-const STAGES = { enhancing: "Enhancing the prompt", loading: "Starting a GPU, about 40 s", generating: "Generating", storing: "Saving the picture", judging: "Comparing with the references" };
 
 function updateRow(job) {
   const row = document.querySelector(`[data-row="${job.id}"]`);
   if (!row) return page === "jobs" && document.body.dataset.firstPage && $("jobs") ? addRow(job) : undefined;
   const status = row.querySelector(".status");
   if (ended(job) && status.dataset.status !== job.status) {
-    announce(`Job ${WORDS[job.status].toLowerCase()}`);
+    announce(`Job ${stageWords(job).toLowerCase()}`);
     return page === "job" ? refresh() : refreshRow(job);
   }
-  const stage = job.status === "processing" ? STAGES[job.stage] ?? "Working" : WORDS[job.status];
   status.dataset.status = job.status;
-  status.textContent = job.status === "processing" && job.step ? `${stage}, step ${job.step} of ${job.steps}` : stage;
+  status.textContent = stageWords(job);
 }
 
 async function refreshRow(job) {
@@ -179,7 +179,7 @@ setUp();
 // An address printed by an earlier release carried a key behind #.
 if (location.hash.startsWith("#key=")) history.replaceState(null, "", location.pathname + location.search);
 if (page === "gate" && document.body.dataset.methods.includes("local")) signInLocal();
-if (page === "generate") startGenerate();
+if (MODULES[page]) (await import(`./${MODULES[page]}.js`)).start(page);
 if (page === "jobs" || page === "job") {
   onJob(updateRow);
   for (const row of document.querySelectorAll("[data-row]")) {

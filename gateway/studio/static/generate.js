@@ -1,22 +1,15 @@
 // The generate page: from a form to a picture on the stage.
 
-import { call, ended, here, onJob, part, randomId, unwatch, watch } from "./api.js";
-import { $, actions, announce, fail, showCall, toast } from "./ui.js";
+import { call, ended, onJob, part, randomId, unwatch, upload, watch } from "./api.js";
+import { $, actions, announce, closeSheet, fail, openSheet, PICTURES, showCall, stageWords, takePictures, toast } from "./ui.js";
 
 const EXAMPLES = [
   "a red round creature with a blue hat, front view, on a beach",
   "a yellow pointy creature at night",
   "a green square creature, side view, in a forest",
 ];
-const STAGES = {
-  enhancing: "Enhancing the prompt",
-  loading: "Starting a GPU, about 40 s",
-  generating: "Drawing",
-  storing: "Saving the picture",
-};
 const DRAFT = "draft:/generate";
 const FLOW = "flow_id";
-const PICTURES = ["image/png", "image/jpeg", "image/webp"];
 const PRICE_AFTER_MS = 350;
 
 let form;
@@ -25,29 +18,23 @@ let references = []; // {use: {image_id or upload_id}, role, src}
 let loras = []; // {lora, scale, name}
 let pricing = 0;
 
-export function startGenerate() {
+export function start() {
   form = $("desk");
   Object.assign(actions, {
     dice: () => setSeed(crypto.getRandomValues(new Uint32Array(1))[0], true),
     lock: (button) => setLock(button.ariaPressed !== "true"),
     example: () => fill({ prompt: EXAMPLES[Math.floor(Math.random() * EXAMPLES.length)] }),
-    suggest, cancel, retry,
+    suggest, cancel, derive, retry,
     template: useTemplate,
     "add-lora": (select) => { addLora(select.value, select.selectedOptions[0].textContent); select.value = ""; },
     "same-seed": (button) => { setSeed(button.dataset.seed, true); openSheet(); toast("The next picture has this seed"); },
     "use-as-reference": (button) => addReference({ image_id: button.dataset.image }, button.dataset.src),
     "api-call": (button) => showCall(button.dataset.body ? JSON.parse(button.dataset.body) : body()),
-    "open-sheet": openSheet,
-    "close-sheet": closeSheet,
   });
   form.addEventListener("submit", generate);
   form.addEventListener("input", changed);
-  form.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
-    if (event.key === "Escape") closeSheet();
-  });
   $("files").addEventListener("change", () => { bring($("files").files); $("files").value = ""; });
-  takePictures();
+  takePictures(bring);
   restore();
   onJob(moved);
   if ($("stage").dataset.job && $("stage").querySelector(".easel:empty")) take($("stage").dataset.job);
@@ -117,19 +104,14 @@ function moved(job, event) {
   if (ended(job)) return show(job);
   progress(job);
   if (event === "preview") preview(job.preview);
-  if (job.stage !== stage) announce(words(job));
+  if (job.stage !== stage) announce(stageWords({ ...job, step: 0 }));
 }
-
-const words = (job) => {
-  if (job.status === "queued") return job.queue_position > 1 ? `Queued, ${job.queue_position - 1} before it` : "Queued, next in line";
-  return STAGES[job.stage] ?? "Working";
-};
 
 function progress(job) {
   const stage = $("stage");
   const bar = stage.querySelector("progress");
   if (!bar) return;
-  stage.querySelector("[data-part=stage]").textContent = job.stage === "generating" && job.steps ? `Step ${job.step} of ${job.steps}` : words(job);
+  stage.querySelector("[data-part=stage]").textContent = stageWords(job);
   stage.querySelector("[data-part=left]").textContent = job.eta_seconds >= 1 ? `about ${Math.round(job.eta_seconds)} s left` : "";
   job.progress > 0 ? (bar.value = job.progress) : bar.removeAttribute("value");
 }
@@ -193,6 +175,7 @@ async function cancel(button) {
   }
 }
 
+const derive = ({ dataset }) => begin(() => call("POST", dataset.path, JSON.parse(dataset.body), { "Idempotency-Key": randomId() }));
 const retry = (button) => begin(() => call("POST", `/v1/jobs/${button.dataset.job}/retry`));
 
 // Drafts: kept for the tab, through reloads and restarts.
@@ -302,24 +285,6 @@ async function useTemplate(select) {
 }
 
 // Pictures to draw from: chosen, dropped anywhere, or pasted.
-function takePictures() {
-  addEventListener("dragover", (event) => {
-    if (!event.dataTransfer.types.includes("Files")) return;
-    event.preventDefault();
-    $("drop").classList.add("over");
-  });
-  addEventListener("dragleave", (event) => { if (!event.relatedTarget) $("drop").classList.remove("over"); });
-  addEventListener("drop", (event) => {
-    $("drop").classList.remove("over");
-    if (!event.dataTransfer.files.length) return;
-    event.preventDefault();
-    bring(event.dataTransfer.files);
-  });
-  addEventListener("paste", (event) => {
-    if (event.clipboardData.files.length) bring(event.clipboardData.files);
-  });
-}
-
 async function bring(files) {
   for (const file of files) {
     if (!PICTURES.includes(file.type)) {
@@ -332,15 +297,6 @@ async function bring(files) {
       fail(problem);
     }
   }
-}
-
-async function upload(file) {
-  const asked = { filename: file.name || "pasted.png", content_type: file.type, bytes: file.size };
-  const ticket = await call("POST", "/v1/uploads", asked);
-  const sent = await fetch(here(ticket.url), { method: ticket.method, headers: ticket.headers, body: file });
-  if (!sent.ok) throw new Error(`The picture could not be sent (${sent.status}).`);
-  const ready = await call("POST", `/v1/uploads/${ticket.upload_id}/complete`);
-  return ready.id;
 }
 
 function addReference(use, src) {
@@ -389,17 +345,4 @@ function drop(list, n, draw, where) {
   changed();
   (document.querySelector(`${where} button`) ?? $("prompt")).focus({ preventScroll: true });
   toast("Removed", { undo: () => { list.splice(n, 0, gone); draw(); changed(); } });
-}
-
-// On a phone the form is a sheet over the stage.
-function openSheet() {
-  if (innerWidth > 820) return;
-  form.dataset.open = "";
-  $("prompt").focus({ preventScroll: true });
-}
-
-function closeSheet() {
-  if (!("open" in form.dataset)) return;
-  delete form.dataset.open;
-  document.querySelector(".open-sheet").focus({ preventScroll: true });
 }

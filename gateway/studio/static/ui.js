@@ -3,7 +3,26 @@
 import { call } from "./api.js";
 
 export const $ = (id) => document.getElementById(id);
+export const PICTURES = ["image/png", "image/jpeg", "image/webp"];
 const UNDO_SECONDS = 8;
+const NARROW = 820;
+
+// What a job does now; the server says it in the same words.
+const STAGES = {
+  enhancing: "Enhancing the prompt",
+  loading: "Starting a GPU, about 40 s",
+  generating: "Drawing",
+  storing: "Saving the picture",
+  judging: "Comparing with the references",
+};
+const STATUSES = { queued: "Queued", completed: "Done", failed: "Failed", canceled: "Canceled" };
+
+export function stageWords(job) {
+  if (job.status === "queued" && job.queue_position > 1) return `Queued, ${job.queue_position - 1} before it`;
+  if (job.status !== "processing") return STATUSES[job.status];
+  const stage = STAGES[job.stage] ?? "Working";
+  return job.step ? `${stage}, step ${job.step} of ${job.steps}` : stage;
+}
 
 // Toasts: three at most, the oldest goes first.
 export function toast(words, { undo, seconds = undo ? UNDO_SECONDS : 5 } = {}) {
@@ -74,6 +93,8 @@ function showShot(n) {
   shown("words").hidden = $("lightbox").querySelector("[data-do=info]").ariaPressed !== "true";
   shown("download").href = `${link.getAttribute("href")}${link.search ? "&" : "?"}download=true`;
   shown("reuse").href = `/generate?from=${job}`;
+  shown("reuse").hidden = !job;
+  $("lightbox").querySelector("[data-do=delete-shown]").hidden = "keep" in link.dataset;
   history.replaceState(history.state, "", `#image=${shot}`);
 }
 
@@ -86,6 +107,7 @@ function closeLightbox() {
 const step = (by) => $("lightbox")?.open && showShot(at + by);
 
 async function deleteShown() {
+  if ("keep" in shots[at].dataset) return; // the page it lies on has a button that tells what else goes
   const id = shots[at].dataset.shot;
   await deletePicture(id);
   shots = shots.filter((link) => link.isConnected);
@@ -101,6 +123,8 @@ export const actions = {
   "delete-shown": deleteShown,
   delete: (button) => deletePicture(button.dataset.image),
   open: (button) => $(button.dataset.dialog).showModal(),
+  "open-sheet": openSheet,
+  "close-sheet": closeSheet,
   close: (button) => button.closest("dialog").close(),
   "api-call": (button) => showCall(JSON.parse(button.dataset.body)),
   "toggle-theme": () => setTheme(getComputedStyle(document.body).colorScheme === "light" || (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: light)").matches) ? "dark" : "light"),
@@ -125,19 +149,23 @@ export const SHORTCUTS = [
   ["?", "This sheet", actions.help, inPage],
   ["/", "Go to the prompt", () => ($("prompt") ? $("prompt").focus() : (location.href = "/generate")), inPage],
   ["n", "New picture", () => { location.href = "/generate"; }, inPage],
+  ["h", "Characters", () => { location.href = "/characters"; }, inPage],
   ["j", "Jobs", () => { location.href = "/jobs"; }, inPage],
   ["c", "Costs", () => { location.href = "/costs"; }, inPage],
   ["t", "Dark or light", actions["toggle-theme"], inPage],
   ["ArrowLeft", "Previous picture, in the viewer", () => step(-1), inLightbox],
   ["ArrowRight", "Next picture, in the viewer", () => step(1), inLightbox],
   ["i", "Show what was asked, in the viewer", () => $("lightbox").querySelector("[data-do=info]").click(), inLightbox],
-  ["Delete", "Delete a picture", () => (inLightbox() ? deleteShown() : deletePicture(focused().dataset.shot)), () => inLightbox() || focused()],
+  ["Delete", "Delete a picture", () => (inLightbox() ? deleteShown() : deleteFocused()), () => inLightbox() || focused()],
 ];
 const focused = () => document.activeElement?.closest?.("a[data-shot]");
+const deleteFocused = () => ("keep" in focused().dataset ? focused().closest("li").querySelector("[data-later]")?.click() : deletePicture(focused().dataset.shot));
 const NAMES = { ArrowLeft: "←", ArrowRight: "→", Delete: "Del" };
 
 export function setUp() {
   document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && inPage()) closeSheet();
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) return event.target.form?.requestSubmit();
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches?.("input, textarea, select")) return;
     const found = SHORTCUTS.find(([key, , , where]) => key === event.key && where());
     if (!found) return;
@@ -161,6 +189,38 @@ export function setUp() {
   const asked = new URLSearchParams(location.hash.slice(1)).get("image");
   const link = asked && document.querySelector(`a[data-shot="${CSS.escape(asked)}"]`);
   if (link) openLightbox(link);
+}
+
+// On a phone the form is a sheet over the page.
+export function openSheet() {
+  if (innerWidth > NARROW) return;
+  $("desk").dataset.open = "";
+  $("desk").querySelector("textarea").focus({ preventScroll: true });
+}
+
+export function closeSheet() {
+  if (!("open" in ($("desk")?.dataset ?? {}))) return;
+  delete $("desk").dataset.open;
+  document.querySelector(".open-sheet").focus({ preventScroll: true });
+}
+
+// Pictures that are dropped anywhere on the page, or pasted.
+export function takePictures(bring) {
+  addEventListener("dragover", (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault();
+    $("drop").classList.add("over");
+  });
+  addEventListener("dragleave", (event) => { if (!event.relatedTarget) $("drop").classList.remove("over"); });
+  addEventListener("drop", (event) => {
+    $("drop").classList.remove("over");
+    if (!event.dataTransfer.files.length) return;
+    event.preventDefault();
+    bring(event.dataTransfer.files);
+  });
+  addEventListener("paste", (event) => {
+    if (event.clipboardData.files.length) bring(event.clipboardData.files);
+  });
 }
 
 // <api-call data-body='{…}'>: the same request as curl, Python and JavaScript.

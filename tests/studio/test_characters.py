@@ -1,0 +1,190 @@
+"""Characters in a browser: from a photo or words to views, a favorite, a reference, a portfolio, a scene."""
+
+import io
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+from playwright.async_api import Page, expect
+
+from tests.studio.conftest import Furnished
+from tests.studio.test_shell import OVERFLOW, no_violations, settled
+from tests.support.browser import Watched
+from tests.support.stack import Stack
+
+
+async def test_the_addresses_of_other_documents_lead_here(studio: Stack) -> None:
+    async with httpx.AsyncClient(base_url=studio.url) as http:
+        for old, new in {
+            "/screenplay/characters/1-2/images": "/characters/1-2/images",
+            "/admin/characters": "/characters",
+            "/admin/characters/new": "/characters/new",
+            "/admin/characters/1-2": "/characters/1-2",
+        }.items():
+            answer = await http.get(old)
+            assert (answer.status_code, answer.headers["location"]) == (308, new)
+        assert (
+            (await http.get("/admin/characters//evil.example/x"))
+            .headers["location"]
+            .startswith("/characters/")
+        )
+
+
+async def test_a_photo_without_consent_is_refused_in_words(page: Page) -> None:
+    await page.goto("/characters/new")
+    await settled(page)
+    await page.get_by_label("Name", exact=True).fill("Nobody")
+    await page.get_by_role("button", name="Generate").click()
+    await expect(page.get_by_role("alert")).to_have_text("Choose a photo first.")
+    await page.locator("#photo").set_input_files(photo())
+    await page.get_by_role("button", name="Generate").click()
+    await expect(page.get_by_role("alert")).to_contain_text("has to agree")
+    await no_violations(page, "new character")
+
+
+async def test_a_photo_becomes_a_character_with_three_views_and_a_favorite(page: Page) -> None:
+    await page.goto("/characters/new")
+    await settled(page)
+    await page.get_by_label("Name", exact=True).fill("Mara Venn")
+    await page.get_by_label("Gender").fill("female")
+    await page.locator("#photo").set_input_files(photo())
+    await expect(page.locator("#photo-shown")).to_be_visible()
+    await page.get_by_role("checkbox").check()
+    await page.get_by_role("radio", name="Watercolor").check(force=True)
+    await page.get_by_role("button", name="Generate").click()
+    await expect(page.get_by_role("heading", name="Generating reference images…")).to_be_visible()
+    await expect(page.locator("#views img")).to_have_count(3, timeout=20_000)
+    for view in ("front", "side", "back"):
+        await expect(page.get_by_alt_text(f"Mara Venn, {view}", exact=True)).to_be_visible()
+    await expect(page.locator("#status")).to_contain_text("Ready")
+    favorite = page.get_by_role("button", name="Favorite: View, side")
+    await favorite.click()
+    await expect(favorite).to_have_attribute("aria-pressed", "true")
+    await expect(page.locator("#gallery [aria-pressed=true]")).to_have_count(1)
+    character = await told(page, f"/v1/characters/{page.url.rpartition('/')[2]}")
+    assert (character["name"], character["gender"]) == ("Mara Venn", "female")
+    assert character["selected_image_id"] == str(await favorite.get_attribute("id")).removeprefix("favorite-")
+
+
+async def test_the_profile_is_a_table_that_can_be_edited(page: Page, furnished: Furnished) -> None:
+    character = await drawn(page, "Ilse", furnished)
+    await page.goto(f"/characters/{character['id']}")
+    await settled(page)
+    await page.get_by_label("Gender").fill("nonbinary")
+    await page.get_by_label("Name of another trait").fill("Favorite hat")
+    await page.get_by_label("Its value").fill("a blue bowler")
+    await page.get_by_label("Never to change").fill("freckles\nblue bowler")
+    await page.get_by_role("button", name="Save profile").click()
+    await expect(page.get_by_label("Favorite hat")).to_have_value("a blue bowler")
+    kept = await told(page, f"/v1/characters/{character['id']}")
+    assert (kept["gender"], kept["profile"]["do_not_change"]) == ("nonbinary", ["freckles", "blue bowler"])
+
+
+async def test_the_workspace_draws_a_reference_a_portfolio_and_a_scene_and_deletes(
+    page: Page, furnished: Furnished
+) -> None:
+    character = await drawn(page, "Tove", furnished)
+    await page.goto(f"/characters/{character['id']}")
+    await page.get_by_role("link", name="Images", exact=True).click()
+    await expect(page.get_by_role("heading", name="Image Management")).to_be_visible()
+    await settled(page)
+    assert await page.title() == "Image Management · Tenkaigen"
+    await expect(page.locator("header code").first).to_have_text(character["id"])
+
+    suggested = await page.get_by_label("Prompt").input_value()
+    assert suggested.startswith("Tove")
+    await page.get_by_label("Prompt").fill("Tove in oilskins, full body")
+    await page.get_by_role("button", name="Generate Reference").click()
+    await expect(page.locator("#grid [data-pending]")).to_be_visible()
+    await expect(page.locator("#grid [data-pending]")).to_have_count(0)
+    first = page.locator("#grid li").first
+    await expect(first).to_contain_text("Tove in oilskins")
+    await expect(first.locator(".tag")).to_contain_text("Reference")
+    await expect(first.locator(".status")).to_have_text("Done")
+    await expect(page.locator("#grid li")).to_have_count(1)
+    assert await page.get_by_label("Prompt").input_value() == "Tove in oilskins, full body"
+    await page.get_by_role("button", name="Reset Prompt").click()
+    await expect(page.get_by_label("Prompt")).to_have_value(suggested)
+
+    await expect(page.locator("#references input")).to_be_checked()
+    await page.get_by_role("button", name="Start Portfolio").click()
+    await expect(page.locator("#grid li[id]")).to_have_count(9, timeout=30_000)
+    await expect(page.locator("#grid .tag", has_text="Portfolio 315°")).to_be_visible()
+
+    await page.get_by_label("What happens").fill("reading a map on a pier")
+    await page.get_by_role("button", name="Draw scene").click()
+    await expect(page.locator("#grid li[id]")).to_have_count(10, timeout=20_000)
+    await page.get_by_role("link", name="Scene", exact=True).click()
+    await expect(page.locator("#grid li")).to_have_count(1)
+    await settled(page)
+
+    await page.get_by_role("button", name="Delete").click()
+    await expect(page.locator("#grid li")).to_be_hidden()
+    await page.get_by_role("button", name="Undo").click()
+    await expect(page.locator("#grid li")).to_be_visible()
+    await page.get_by_role("button", name="Delete").click()
+    await page.get_by_role("link", name="Back").click()  # leaving makes it so at once
+    await expect(page.get_by_role("heading", name="Tove", exact=True)).to_be_visible()
+    await page.goto(f"/characters/{character['id']}/images?kind=scene")
+    await expect(page.get_by_text("No pictures of this kind")).to_be_visible()
+
+
+async def test_what_cannot_be_drawn_says_why_on_its_tile(seen: Watched, furnished: Furnished) -> None:
+    seen.allowed = {400}
+    character = await drawn(seen.page, "Ole", furnished)
+    await seen.page.goto(f"/characters/{character['id']}/images")
+    await settled(seen.page)
+    await seen.page.get_by_label("Prompt").fill("a naked child")
+    await seen.page.get_by_role("button", name="Generate Reference").click()
+    tile = seen.page.locator("#grid [data-pending]")
+    await expect(tile.get_by_role("alert")).to_be_visible()
+    await no_violations(seen.page, "a refused picture")
+    await tile.get_by_role("button", name="Dismiss").click()
+    await expect(tile).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    "path", ["/characters", "/characters/new", "/characters/{id}", "/characters/{id}/images"]
+)
+async def test_axe_finds_nothing_on_pages_of_characters(
+    seen: Watched, furnished: Furnished, path: str
+) -> None:
+    character = await drawn(seen.page, "Axel", furnished)
+    await seen.page.goto(path.format(id=character["id"]))
+    await settled(seen.page)
+    for theme in ("dark", "light"):
+        for width in (390, 1280):
+            await seen.page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+            await seen.page.set_viewport_size({"width": width, "height": 844})
+            await no_violations(seen.page, f"{path} {theme} {width}")
+            assert await seen.page.evaluate(OVERFLOW) <= 0, (path, width)
+
+
+def photo() -> Any:
+    made = io.BytesIO()
+    Image.new("RGB", (96, 96), "#cc3322").save(made, "PNG")
+    return {"name": "photo.png", "mimeType": "image/png", "buffer": made.getvalue()}
+
+
+_drawn: dict[str, dict[str, Any]] = {}
+
+
+async def drawn(page: Page, name: str, furnished: Furnished) -> dict[str, Any]:
+    """A character that is ready, made of words; the same for all tests that want this name."""
+    key = f"{furnished.token}/{name}"
+    if key not in _drawn:
+        body = {"name": name, "source": "description", "description": "a red creature with freckles"}
+        answer = await page.request.post("/v1/characters", data=body)
+        assert answer.status == 202, await answer.text()
+        made = await answer.json()
+        while made["status"] not in ("ready", "failed"):
+            await page.wait_for_timeout(200)
+            made = await told(page, f"/v1/characters/{made['id']}")
+        assert made["status"] == "ready", made["error"]
+        _drawn[key] = made
+    return _drawn[key]
+
+
+async def told(page: Page, path: str) -> dict[str, Any]:
+    return dict(await (await page.request.get(path)).json())
