@@ -70,9 +70,9 @@ async def main(only: list[str]) -> None:
             chromium() as browser,
         ):
             shown = await furnish(browser, running)
-            for name, path, theme, size in SHOTS:
-                if not only or name in only:
-                    name = f"{name}-{theme}-{size['width']}"
+            for kind, path, theme, size in SHOTS:
+                if not only or kind in only:
+                    name = f"{kind}-{theme}-{size['width']}"
                     await shoot(browser, running, name, path.format(**shown), theme, size)
 
 
