@@ -106,13 +106,16 @@ async def test_a_result_has_variations(page: Page, furnished: Furnished) -> None
     assert 7 not in [image["seed"] for image in job["images"]]
 
 
-async def test_a_pasted_picture_is_drawn_from_and_can_be_taken_back(page: Page) -> None:
+async def test_a_pasted_picture_is_drawn_from_and_can_be_taken_back(seen: Watched) -> None:
+    seen.allowed = {400}  # of the estimate: the instant model borrows no looks
+    page = seen.page
     await page.goto("/generate")
     await page.locator("#prompt").fill("this, as a stamp")
     await page.evaluate(PASTE, list(png()))
     await expect(page.locator("#refs li")).to_have_count(1)
     await expect(page.locator("#refs img")).to_have_js_property("naturalWidth", 64)
     await page.locator("#refs select").select_option("style")
+    await expect(page.locator("#price")).to_have_text(re.compile("instant"))
     await page.reload()
     await expect(page.locator("#refs select")).to_have_value("style")
     await page.get_by_role("button", name="Remove this reference").click()

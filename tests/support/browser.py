@@ -82,6 +82,6 @@ async def watched(
     seen = Watched(await opened.new_page(), url)
     try:
         yield seen
-        assert seen.faults == []
+        assert not seen.faults, "\n".join(seen.faults)
     finally:
         await opened.close()

@@ -229,8 +229,8 @@ async function askPrice() {
     const time = estimate.eta_seconds === null ? "" : `about ${Math.max(1, Math.round(estimate.eta_seconds))} s · `;
     $("price").textContent = `${time}$${cost >= 0.01 ? cost.toFixed(2) : cost.toPrecision(2)}`;
     $("price").title = estimate.warnings.map((warning) => warning.message).join(" ");
-  } catch {
-    $("price").textContent = "";
+  } catch (problem) {
+    $("price").textContent = problem.message; // what is asked for cannot be drawn, and why
   }
 }
 
