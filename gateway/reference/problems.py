@@ -43,7 +43,7 @@ ALSO: dict[type[ApiError], tuple[str, ...]] = {
             "retry_job",
             "retry_character",
         ),
-        *("restore_image", "follow_link", "export_comic"),
+        *("restore_image", "follow_link", "export_comic", "initial_image_prompt"),
     ),
     errors.Unauthenticated: ("sign_in", "get_metrics"),
     errors.Forbidden: ("sign_in", "sign_out", "send_link", "get_metrics", "sign_in_methods"),
