@@ -28,17 +28,22 @@ old_addresses = APIRouter(include_in_schema=False)
 
 
 @router.get("/characters")
-async def characters(page: OnPage, after: str = "") -> Response:
-    found = await page.api.get("/v1/characters", limit=A_PAGE, after=after)
-    return await page.show("characters.html", characters=found, after=after)
+async def characters(page: OnPage, after: str = "", comic: str = "") -> Response:
+    """All of them; with ``comic``, those that were made for it."""
+    api = page.api
+    found = await api.get("/v1/characters", limit=100 if comic else A_PAGE, after=after)
+    of_comic = await api.get(f"/v1/comics/{segment(comic)}") if comic else None
+    if of_comic:
+        found["data"] = [each for each in found["data"] if each["project_id"] == of_comic["id"]]
+    return await page.show("characters.html", characters=found, comic=of_comic)
 
 
 @router.get("/characters/new")
-async def new_character(page: OnPage) -> Response:
+async def new_character(page: OnPage, comic: str = "") -> Response:
     styles, loras = await page.api.all(page.api.get("/v1/styles"), page.api.get("/v1/loras", limit=100))
     storybook = [style for style in styles["data"] if style["set"] == "storybook"]
     ready = [lora for lora in loras["data"] if lora["status"] == "ready"]
-    return await page.show("new_character.html", styles=storybook, loras=ready)
+    return await page.show("new_character.html", styles=storybook, loras=ready, comic=comic)
 
 
 @router.get("/characters/{character_id}")

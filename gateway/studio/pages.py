@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import RedirectResponse
 from starlette.responses import Response
 
-from gateway.studio import assets, characters, charts, recall
+from gateway.studio import assets, characters, charts, comics, recall
 from gateway.studio.api import Json, segment
 from gateway.studio.shell import OnPage, PageRoute, today
 
@@ -152,6 +152,8 @@ router.include_router(assets.router)
 router.include_router(pages)
 router.include_router(characters.router)
 router.include_router(characters.old_addresses)
+router.include_router(comics.router)
+router.include_router(comics.old_addresses)
 
 
 def _by_set(styles: list[Json]) -> dict[str, list[Json]]:

@@ -6,7 +6,7 @@ import { $, actions, announce, copyText, fail, setUp, stageWords, toast } from "
 
 const page = document.body.dataset.page;
 const LATER_SECONDS = 6;
-const MODULES = { generate: "generate", "new-character": "characters", character: "characters", characters: "characters", "character-images": "characters" };
+const MODULES = { generate: "generate", "new-character": "characters", character: "characters", characters: "characters", "character-images": "characters", comic: "comics" };
 
 Object.assign(actions, {
   "sign-in": signIn,
@@ -71,6 +71,8 @@ const THEN = {
   refresh,
   live: refreshLive,
   job: (job) => refreshRow(job),
+  "open-comic": (comic) => { location.href = `/comics/${comic.id}`; },
+  "open-chapter": (chapter) => { location.href = `/comics/${chapter.project_id}?chapter=${chapter.id}`; },
   "open-job": (job) => { location.href = `/generate?job=${job.id}`; },
   secret: async (answer, form) => {
     form.closest("dialog").close();

@@ -57,10 +57,10 @@ async function create(event) {
 
 async function wish(form) {
   const said = Object.fromEntries([...new FormData(form)].filter(([, value]) => value !== ""));
-  const { name, source, style, gender, age, ethnicity, description, lora } = said;
+  const { name, source, style, gender, age, ethnicity, description, lora, project_id } = said;
   const kept = lines(said.do_not_change ?? "");
   const body = {
-    name, source, ...(style && { style }), ...(gender && { gender }), ...(age && { age }), ...(ethnicity && { ethnicity }),
+    name, source, ...(project_id && { project_id }), ...(style && { style }), ...(gender && { gender }), ...(age && { age }), ...(ethnicity && { ethnicity }),
     ...(kept.length && { attributes: { do_not_change: kept } }),
   };
   if (source === "description") return { ...body, ...(description && { description }) };

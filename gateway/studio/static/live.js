@@ -21,13 +21,14 @@ export function refreshSoon() {
 
 export async function refreshLive() {
   clearTimeout(soon);
+  if (document.querySelector("[data-dragged]")) return refreshSoon();
   try {
     const answer = await fetch(location.pathname + location.search);
     if (!answer.ok) return;
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
     for (const part of document.querySelectorAll("[data-live]")) {
       const other = fresh.getElementById(part.id);
-      if (other) part.dataset.live === "list" ? mergeList(part, other) : replacePart(part, other);
+      if (other && !document.querySelector("[data-dragged]")) part.dataset.live === "list" ? mergeList(part, other) : replacePart(part, other);
     }
     document.dispatchEvent(new CustomEvent("fresh", { detail: fresh }));
   } catch {
@@ -46,6 +47,7 @@ function replacePart(part, other) {
   part.toggleAttribute("data-busy", other.hasAttribute("data-busy"));
   const same = part.innerHTML === other.innerHTML;
   if (same || part.contains(document.activeElement) || part.querySelector("[data-dirty]")) return;
+  part.className = other.className;
   part.replaceChildren(...other.childNodes);
 }
 
@@ -57,6 +59,7 @@ function mergeList(list, other) {
     if (!mine || (mine.outerHTML !== item.outerHTML && !stays(mine))) return document.adoptNode(item);
     return mine;
   });
+  const focused = document.activeElement;
   const pending = [...list.querySelectorAll(":scope > [data-pending]")];
   let at = list.firstElementChild;
   for (const item of [...pending, ...wanted]) {
@@ -65,6 +68,7 @@ function mergeList(list, other) {
   }
   const kept = new Set([...pending, ...wanted]);
   for (const item of [...list.children]) if (!kept.has(item)) item.remove();
+  if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true }); // it was moved
 }
 
 const stays = (item) => item.hidden || item.contains(document.activeElement) || item.querySelector(":checked");

@@ -150,6 +150,8 @@ export const SHORTCUTS = [
   ["/", "Go to the prompt", () => ($("prompt") ? $("prompt").focus() : (location.href = "/generate")), inPage],
   ["n", "New picture", () => { location.href = "/generate"; }, inPage],
   ["h", "Characters", () => { location.href = "/characters"; }, inPage],
+  ["m", "Comics", () => { location.href = "/comics"; }, inPage],
+  ["p", "Add a panel, in a comic", () => {}, () => false],
   ["j", "Jobs", () => { location.href = "/jobs"; }, inPage],
   ["c", "Costs", () => { location.href = "/costs"; }, inPage],
   ["t", "Dark or light", actions["toggle-theme"], inPage],
