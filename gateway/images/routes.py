@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from gateway.auth import AuthenticatedRoute, Generator, Reader
 from gateway.errors import NotFound
 from gateway.images.derivations import Derivations, UpscaleCreate, VariationsCreate
-from gateway.images.service import Images
+from gateway.images.service import THUMBNAIL_PIXELS, Images
 from gateway.jobs import schemas
 from gateway.jobs.answers import Prefer, answer_created
 from gateway.jobs.rendering import Renderer, images_etag
@@ -50,6 +50,7 @@ Service = Annotated[Images, Depends(_images)]
 Derive = Annotated[Derivations, Depends(_derivations)]
 JobsOf = Annotated[JobService, Depends(_jobs)]
 Render = Annotated[Renderer, Depends(_renderer)]
+Side = Annotated[int, Query(ge=16, le=THUMBNAIL_PIXELS, description="Pixels of the longest side, at most.")]
 Download = Annotated[bool, Query(description="Save it under a name instead of showing it.")]
 
 
@@ -147,16 +148,20 @@ async def image_content(
 
 @router.head("/v1/images/{image_id}/thumbnail", include_in_schema=False)
 @router.get("/v1/images/{image_id}/thumbnail", response_class=Response, responses=BYTES)
-async def image_thumbnail(image_id: UUID, request: Request, caller: Reader, service: Service) -> Response:
+async def image_thumbnail(
+    image_id: UUID, request: Request, caller: Reader, service: Service, size: Side = THUMBNAIL_PIXELS
+) -> Response:
     """A small WebP of one picture."""
-    return await _thumbnail(request, service, await service.get(caller, image_id), PRIVATE)
+    return await _thumbnail(request, service, await service.get(caller, image_id), PRIVATE, size)
 
 
 @open_router.head("/images/{image_id}/thumbnail.webp", include_in_schema=False)
 @open_router.get("/images/{image_id}/thumbnail.webp", response_class=Response, responses=BYTES)
-async def public_thumbnail(image_id: UUID, request: Request, service: Service) -> Response:
+async def public_thumbnail(
+    image_id: UUID, request: Request, service: Service, size: Side = THUMBNAIL_PIXELS
+) -> Response:
     """A small WebP of a public picture, without a credential, cacheable for ever."""
-    return await _thumbnail(request, service, await service.get_public(image_id), FOREVER)
+    return await _thumbnail(request, service, await service.get_public(image_id), FOREVER, size)
 
 
 @open_router.head("/images/{image_id}.{extension}", include_in_schema=False)
@@ -184,8 +189,8 @@ async def _content(request: Request, service: Images, row: DictRow, caching: str
     return await serve(request, served, from_bucket(service.bucket(row), row["key"]))
 
 
-async def _thumbnail(request: Request, service: Images, row: DictRow, caching: str) -> Response:
-    content = await service.thumbnail(row)
-    tag = f"{row['sha256']}-thumbnail"
+async def _thumbnail(request: Request, service: Images, row: DictRow, caching: str, size: int) -> Response:
+    content = await service.thumbnail(row, size)
+    tag = f"{row['sha256']}-thumbnail" + (f"-{size}" if size < THUMBNAIL_PIXELS else "")
     served = Served(len(content), "image/webp", tag, caching, open=caching == FOREVER)
     return await serve(request, served, from_memory(content))

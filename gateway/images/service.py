@@ -59,8 +59,12 @@ class Images:
     async def content(self, row: DictRow) -> bytes:
         return await self.bucket(row).get(row["key"])
 
-    async def thumbnail(self, row: DictRow) -> bytes:
-        """WebP, made when it is first asked for and kept beside the picture."""
+    async def thumbnail(self, row: DictRow, pixels: int = THUMBNAIL_PIXELS) -> bytes:
+        """WebP, made when it is first asked for and kept beside the picture; smaller ones come from that."""
+        kept = await self._thumbnail(row)
+        return kept if pixels >= THUMBNAIL_PIXELS else await asyncio.to_thread(shrink, kept, pixels)
+
+    async def _thumbnail(self, row: DictRow) -> bytes:
         bucket, key = self.bucket(row), f"{row['key']}{THUMBNAIL}"
         try:
             return await bucket.get(key)
@@ -79,10 +83,10 @@ class Images:
         return small
 
 
-def shrink(content: bytes) -> bytes:
-    """The picture as WebP, ``THUMBNAIL_PIXELS`` on its longest side at most."""
+def shrink(content: bytes, pixels: int = THUMBNAIL_PIXELS) -> bytes:
+    """The picture as WebP, ``pixels`` on its longest side at most."""
     with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
-        image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+        image.thumbnail((pixels, pixels))
         kept = io.BytesIO()
         image.convert("RGB").save(kept, "WEBP", quality=80)
     return kept.getvalue()

@@ -1,11 +1,13 @@
 """Pictures over HTTP: how they are served, deleted and brought back."""
 
 import hashlib
+import io
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.support.stack import Stack, User
 
@@ -53,6 +55,29 @@ async def test_a_private_picture_is_served_to_its_owner_and_at_a_signed_address(
     own = await product.user.http.get(f"/v1/images/{image['id']}/content")
     assert own.content == signed.content
     assert "access-control-allow-origin" not in own.headers
+
+
+async def test_a_thumbnail_has_the_size_that_is_asked_for_and_a_tag_of_its_own(
+    product: Stack, anybody: httpx.AsyncClient
+) -> None:
+    job = await product.user.create(prompt="a card", size="512x256", wait=30)
+    image = job["images"][0]
+    private = f"/v1/images/{image['id']}/thumbnail"
+    for client, address in ((anybody, image["thumbnail_url"]), (product.user.http, private)):
+        tags = set()
+        for query, size in (({}, (384, 192)), ({"size": 384}, (384, 192)), ({"size": 96}, (96, 48))):
+            answer = await client.get(address, params=query)
+            with Image.open(io.BytesIO(answer.content)) as small:
+                assert (small.format, small.size) == ("WEBP", size)
+            again = await client.get(address, params=query, headers={"if-none-match": answer.headers["etag"]})
+            assert again.status_code == 304
+            tags.add(answer.headers["etag"])
+        assert len(tags) == 2
+        for size in (0, 15, 385, "large"):
+            assert (await client.get(address, params={"size": size})).status_code == 422
+    (row,) = product.rows("select key from public.generated_assets where id = %s", image["id"])
+    kept = [key for key in product.objects() if key.startswith(row["key"])]
+    assert kept == [row["key"], f"{row['key']}.thumbnail.webp"]
 
 
 @pytest.mark.parametrize(

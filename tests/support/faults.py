@@ -48,10 +48,13 @@ class Killable(Stack):
 
 @asynccontextmanager
 async def killable(
-    admin_url: str, folder: Path, *, module: str = "gateway", **environment: str
+    admin_url: str, folder: Path, *, module: str = "gateway", gpu_name: str = "cpu", **environment: str
 ) -> AsyncIterator[Killable]:
+    """``gpu_name`` says what a call costs."""
     port, gpu_port = free_port(), free_port()
-    gpu = gpu_process(folder, gpu_port, f"http://127.0.0.1:{port}/api/generate/webhook", **SLOW)
+    gpu = gpu_process(
+        folder, gpu_port, f"http://127.0.0.1:{port}/api/generate/webhook", GPU_NAME=gpu_name, **SLOW
+    )
     settings = {name.upper(): str(value) for name, value in FAST.items()} | environment
     gpu_url = f"http://127.0.0.1:{gpu_port}"
     gateway = gateway_process(folder, port, admin_url, gpu_url, module=module, **settings)
