@@ -3,12 +3,14 @@
 # make check  format, lint, types and the import rule
 # make done   is a change done? check, migrations and schema, storage, pipeline, page, changelog
 # make exactly-once  1,000 requests of OpenAI's client through a network that loses 30 % of the answers
+# make fuzz   made-up requests over the whole OpenAPI document, for FUZZ_SECONDS=600 a caller
 # make bench  the engine beside bare diffusers, what the gateway adds to a job, what row-level security costs
 
 PORT ?= 8000
 DATA ?= .data
 PYTHON ?= python3
 VENV ?= .venv
+FUZZ_SECONDS ?= 600
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DONE := $(wildcard $(addprefix tests/,gateway/test_migrations.py gateway/test_schema.py gateway/test_storage.py \
@@ -48,6 +50,9 @@ done: check
 
 exactly-once: $(INSTALLED)
 	EXACTLY_ONCE_REQUESTS=1000 $(BIN)/python -m pytest -q -rP tests/openai/test_exactly_once.py
+
+fuzz: $(INSTALLED)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/gateway/test_openapi_fuzz.py
 
 bench: $(INSTALLED)
 	$(BIN)/python -m scripts.bench_engine

@@ -15,12 +15,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from psycopg_pool import PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 
 from gateway.storage import StorageError
 
 log = structlog.get_logger()
 
 PROBLEM_JSON = "application/problem+json"
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class ApiError(Exception):
@@ -255,11 +257,9 @@ def install(app: FastAPI) -> None:
             error.detail == "There was an error parsing the body"
         ):  # FastAPI's words for bytes that are no text
             return problem(request, Malformed("The body is not valid JSON.", code="invalid_json"))
-        translated = ApiError(
-            str(error.detail),
-            code=_CODE_OF_STATUS.get(error.status_code, "invalid_request"),
-            headers=error.headers,
-        )
+        headers = _allowed(request) if error.status_code == 405 else error.headers
+        code = _CODE_OF_STATUS.get(error.status_code, "invalid_request")
+        translated = ApiError(str(error.detail), code=code, headers=headers)
         translated.status = error.status_code
         return problem(request, translated)
 
@@ -267,6 +267,14 @@ def install(app: FastAPI) -> None:
     async def unknown(request: Request, error: Exception) -> JSONResponse:
         log.error("unhandled_error", exc_info=error)
         return problem(request, ApiError("Something broke on our side; the request id finds it in the log."))
+
+
+def _allowed(request: Request) -> dict[str, str]:
+    """The methods of all routes at this address; the framework names those of the first one alone."""
+    routes: list[BaseRoute] = request.app.router.routes
+    scopes = {method: {**request.scope, "method": method} for method in METHODS}
+    found = [m for m in METHODS if any(route.matches(scopes[m])[0] is Match.FULL for route in routes)]
+    return {"Allow": ", ".join(found)}
 
 
 def _from_validation(error: RequestValidationError) -> ApiError:

@@ -26,13 +26,15 @@ Folder = Callable[[], Path]
 class Up:
     """``tenkaigen up`` in a process of its own, and what it has printed."""
 
-    def __init__(self, data: Path, port: int) -> None:
+    def __init__(self, data: Path, port: int, **environment: str) -> None:
         self.data, self.port, self.url = data, port, f"http://127.0.0.1:{port}"
         self.log = data.with_name(f"{data.name}.up.log")
         self.started = time.monotonic()
         with self.log.open("wb") as log:
             command = [*TENKAIGEN, "up", "--data", str(data), "--port", str(port)]
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env={**os.environ, **environment}
+            )
 
     @property
     def printed(self) -> str:

@@ -15,7 +15,12 @@ View = Literal["front", "side", "back"]
 Status = Literal["pending", "processing", "ready", "failed"]
 
 
-Words = Annotated[str, AfterValidator(storable), AfterValidator(says_something)]
+Words = Annotated[
+    str,
+    AfterValidator(storable),
+    AfterValidator(says_something),
+    Field(json_schema_extra={"pattern": r"\S"}),
+]
 Name = Annotated[Words, Field(max_length=100)]
 Short = Annotated[Words, Field(max_length=50)]
 Trait = Annotated[Words, Field(max_length=200)]

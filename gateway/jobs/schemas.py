@@ -46,8 +46,13 @@ def _multiple(pixels: int) -> int:
 
 Text = Annotated[str, AfterValidator(storable)]
 Words = Annotated[str, Field(max_length=PROMPT_LIMIT), AfterValidator(storable)]
-Prompt = Annotated[Words, AfterValidator(says_something)]
-Address = Annotated[str, Field(max_length=2000), AfterValidator(storable), AfterValidator(_address)]
+Prompt = Annotated[Words, AfterValidator(says_something), Field(json_schema_extra={"pattern": r"\S"})]
+Address = Annotated[
+    str,
+    Field(max_length=2000, json_schema_extra={"pattern": "^[A-Za-z][A-Za-z0-9+.-]*:"}),
+    AfterValidator(storable),
+    AfterValidator(_address),
+]
 Pixels = Annotated[int, Field(ge=catalog.SIZE_MIN, le=catalog.SIZE_MAX), AfterValidator(_multiple)]
 MetadataKey = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(storable)]
 MetadataValue = Annotated[str, Field(max_length=2000), AfterValidator(storable)] | int | float | bool

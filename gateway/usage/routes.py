@@ -3,10 +3,12 @@
 import csv
 import datetime
 import io
+import re
 from typing import Annotated, Literal, cast
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from pydantic import BeforeValidator
 
 from gateway.auth import Admin, AuthenticatedRoute, Generator, Reader
 from gateway.usage import schemas
@@ -32,7 +34,20 @@ def _budgets(request: Request) -> Budgets:
 Service = Annotated[UsageService, Depends(_service)]
 Forecasting = Annotated[Forecasts, Depends(_forecasts)]
 Budgeting = Annotated[Budgets, Depends(_budgets)]
-Time = Annotated[datetime.datetime | None, Query(description="A day or a time; without a zone: UTC.")]
+
+
+def _no_number(text: object) -> object:
+    """A bare number would be read as seconds since 1970: `2026` as half an hour of that year."""
+    if isinstance(text, str) and re.fullmatch(r"\s*[-+]?[\d.]+\s*", text):
+        raise ValueError("must be a day or a time, such as 2026-11-21")
+    return text
+
+
+Time = Annotated[
+    datetime.datetime | None,
+    BeforeValidator(_no_number),
+    Query(description="A day or a time; without a zone: UTC."),
+]
 
 
 @router.get(

@@ -4,12 +4,21 @@ import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 GroupBy = Literal["day", "model", "style", "user", "character", "task"]
 Period = Literal["day", "month"]
-Micros = Annotated[int, Field(ge=0, le=10**15)]
-Count = Annotated[int, Field(ge=0, le=10**9)]
+
+
+def _no_switch(value: object) -> object:
+    """`false` would be a limit of nothing."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+Micros = Annotated[int, BeforeValidator(_no_switch), Field(ge=0, le=10**15)]
+Count = Annotated[int, BeforeValidator(_no_switch), Field(ge=0, le=10**9)]
 
 
 class Usage(BaseModel):
@@ -86,7 +95,7 @@ class BudgetWrite(BaseModel):
 
     period: Period = "month"
     limit_usd_micros: Micros | None = None
-    max_concurrent: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    max_concurrent: Annotated[int, BeforeValidator(_no_switch), Field(ge=1, le=10_000)] | None = None
     max_images_per_day: Count | None = None
     max_gpu_seconds_per_day: Count | None = None
 

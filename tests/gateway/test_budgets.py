@@ -213,6 +213,7 @@ async def test_a_ceiling_holds_whatever_the_user_allows_themself(priced: Stack) 
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
     assert (await admin.http.put(f"/v1/admin/budgets/{uuid4()}", json={})).status_code == 404
     assert (await admin.http.put(path, json={"limit_usd": 1})).status_code == 422
+    assert (await admin.http.put(path, json={"limit_usd_micros": False})).status_code == 422
     ceiling = await admin.http.put(path, json={"period": "day", "limit_usd_micros": 100})
     assert (ceiling.status_code, ceiling.json()["limit_usd_micros"]) == (200, 100)
 

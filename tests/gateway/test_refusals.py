@@ -208,7 +208,9 @@ async def test_a_bad_address_is_a_problem_too(product: Stack, path: str, status:
 
 
 async def test_a_wrong_method_and_a_wrong_event_id_are_problems(product: Stack) -> None:
-    assert_problem(await product.user.http.delete("/v1/jobs"), 405, "method_not_allowed")
+    refused = await product.user.http.delete("/v1/jobs")
+    assert_problem(refused, 405, "method_not_allowed")
+    assert refused.headers["allow"] == "GET, POST"
     answer = await product.user.http.get("/v1/events", headers={"Last-Event-ID": "yesterday"})
     assert_problem(answer, 422, "invalid_last_event_id")
 

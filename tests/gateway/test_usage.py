@@ -188,6 +188,7 @@ async def test_usage_is_ones_own_unless_an_administrator_asks(measured: Stack) -
     [
         {"group_by": "moon"},
         {"from": "yesterday"},
+        {"to": "2026"},
         {"from": "2026-11-02", "to": "2026-11-01"},
         {"from": "2026-11-02", "to": "2026-11-02"},
         {"format": "xml"},
