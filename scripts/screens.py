@@ -44,6 +44,12 @@ CHARACTERS: list[tuple[str, str, dict[str, Any]]] = [
     ("Ilse", "a yellow pointy creature", {"do_not_change": ["yellow body"]}),
     ("Tove", "a green square creature with a red hat", {"do_not_change": ["red hat"]}),
 ]
+PANELS: list[tuple[str, list[int]]] = [
+    ("Mara waits on a beach", [0]),
+    ("Ilse comes by day, from a forest", [1]),
+    ("Tove looks on, at night", [2]),
+    ("Mara and Ilse on a beach at night", [0, 1]),
+]
 SHOTS: list[tuple[str, str, str, dict[str, int]]] = [
     (name, path, theme, size)
     for name, path in [
@@ -51,13 +57,15 @@ SHOTS: list[tuple[str, str, str, dict[str, int]]] = [
         ("characters", "/characters"),
         ("character", "/characters/{character}"),
         ("images", "/characters/{character}/images"),
+        ("comics", "/comics"),
+        ("comic", "/comics/{comic}"),
         ("jobs", "/jobs"),
         ("job", "/jobs/{job}"),
         ("costs", "/costs"),
         ("settings", "/settings"),
     ]
     for theme, size in [("dark", DESKTOP), ("light", DESKTOP), ("dark", PHONE)]
-    if name in ("generate", "images", "jobs", "costs") or (theme == "dark" and size is DESKTOP)
+    if name in ("generate", "images", "comic", "jobs", "costs") or (theme == "dark" and size is DESKTOP)
 ]
 
 
@@ -89,7 +97,7 @@ async def furnish(browser: Browser, running: Stack) -> dict[str, str]:
         path = f"/v1/characters/{made[0]}"
         await _ask(seen.page, f"{path}/generate-360-set", {})
         await _ask(seen.page, f"{path}/generate-scene-image", {"sceneContext": "on a beach, by day"})
-        return {"job": str(jobs[0]["id"]), "character": made[0]}
+        return {"job": str(jobs[0]["id"]), "character": made[0], "comic": await _comic(seen.page, made)}
 
 
 async def shoot(browser: Browser, running: Stack, name: str, path: str, theme: Any, size: Any) -> None:
@@ -113,6 +121,15 @@ async def _character(page: Page, name: str, description: str, traits: dict[str, 
         await page.wait_for_timeout(500)
         made = await (await page.request.get(f"/v1/characters/{made['id']}")).json()
     return str(made["id"])
+
+
+async def _comic(page: Page, characters: list[str]) -> str:
+    comic = await _ask(page, "/v1/comics", {"name": "Black Reef"})
+    await _ask(page, f"/v1/comics/{comic['id']}/chapters", {"name": "Low tide"})
+    for words, cast in PANELS:
+        body = {"prompt": words, "character_ids": [characters[n] for n in cast], "max_attempts": 1}
+        await _ask(page, f"/v1/comics/chapters/{comic['chapters'][0]['id']}/panels", body)
+    return str(comic["id"])
 
 
 async def _ask(page: Page, path: str, body: dict[str, Any]) -> dict[str, Any]:
