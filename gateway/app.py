@@ -24,6 +24,7 @@ from gateway.metrics import routes as metrics_routes
 from gateway.openai import routes as openai_routes
 from gateway.prompts import language, styles, templates
 from gateway.reference import document
+from gateway.reference import routes as reference_routes
 from gateway.replay import routes as replay_routes
 from gateway.storage import routes as storage_routes
 from gateway.uploads import routes as uploads_routes
@@ -73,6 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(webhook_routes.router)
     app.include_router(health.router)
     app.include_router(metrics_routes.router)
+    app.include_router(reference_routes.router)
     app.include_router(studio.router)
     return app
 

@@ -14,7 +14,17 @@ from tests.test_up import Up
 
 LEAVES = "import socket; socket.socket().connect(('192.0.2.1', 443))"
 LOOKS_UP = "import socket; socket.getaddrinfo('example.com', 443)"
-PAGES = ("/", "/openapi.json", "/readyz", "/metrics", "/v1/models", "/v1/styles", "/v1/usage", "/v1/loras")
+PAGES = (
+    "/",
+    "/docs",
+    "/openapi.json",
+    "/readyz",
+    "/metrics",
+    "/v1/models",
+    "/v1/styles",
+    "/v1/usage",
+    "/v1/loras",
+)
 
 
 def test_whoever_tries_to_leave_is_kept_and_written_down(tmp_path: Path) -> None:

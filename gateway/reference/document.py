@@ -1,5 +1,6 @@
 """The document, finished: what FastAPI has read off the routes, with what holds for all of them."""
 
+from copy import deepcopy
 from typing import Any
 
 from fastapi import FastAPI
@@ -110,9 +111,12 @@ def _describe_conditions(operation: Json) -> None:
         answers["304"] = {"description": "Nothing has changed."}
     if name in RANGED:
         _add_header(parameters, "Range", "Some of the bytes, as `bytes=0-1023`.")
-        answers["206"] = {**answers["200"], "description": "Some of the bytes."}
+        answers["206"] = {**deepcopy(answers["200"]), "description": "Some of the bytes."}
     if any(each["name"].lower() == "prefer" for each in parameters):
-        answers["200"] = {**answers["202"], "description": "The job, which ended while the answer was held."}
+        answers["200"] = {
+            **deepcopy(answers["202"]),
+            "description": "The job, which ended while the answer was held.",
+        }
     if name in ("generate_initial_image", "generate_360_set", "generate_scene_image"):
         job = {"application/json": {"schema": {"$ref": "#/components/schemas/Job"}}}
         answers["202"] = {"description": "It takes longer than answers are held: the job.", "content": job}

@@ -54,7 +54,8 @@ class Examples:
     def _completed(self, written: Json, schema: Json) -> Json:
         """In the order of the schema, with every field that an answer always has."""
         found, fields = dict(written), schema.get("properties", {})
-        for name in schema.get("required", []):
+        constant = [name for name, field in fields.items() if "const" in field]
+        for name in [*schema.get("required", []), *constant]:
             if name not in found:
                 found[name] = self._value(fields[name])
             elif isinstance(found[name], dict) and "$ref" in fields[name]:
