@@ -1,6 +1,7 @@
 # make up     the whole product on this machine: PORT=8000 DATA=.data
 # make test   the whole suite, without GPU, network or accounts
 # make check  format, lint, types and the import rule
+# make lifecycle     10,000 orders of events in the life of jobs, about an hour
 # make done   is a change done? check, migrations and schema, storage, pipeline, page, changelog
 # make exactly-once  1,000 requests of OpenAI's client through a network that loses 30 % of the answers
 # make fuzz   made-up requests over the whole OpenAPI document, for FUZZ_SECONDS=600 a caller
@@ -16,7 +17,7 @@ INSTALLED := $(VENV)/.installed
 DONE := $(wildcard $(addprefix tests/,gateway/test_migrations.py gateway/test_schema.py gateway/test_storage.py \
   gateway/test_supabase_storage.py gateway/test_jobs.py test_main_job.py test_up.py studio))
 
-.PHONY: up install test check done exactly-once bench lock clean
+.PHONY: up install test lifecycle check done exactly-once bench lock clean
 
 up: $(INSTALLED)
 	@exec $(BIN)/tenkaigen up --data "$(DATA)" --port "$(PORT)"
@@ -37,6 +38,9 @@ $(INSTALLED): requirements.lock pyproject.toml tests/openai/oldest.txt
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+lifecycle: $(INSTALLED)
+	LIFECYCLE_RUNS=10000 $(BIN)/python -m pytest -q -s tests/gateway/test_lifecycle_machine.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
