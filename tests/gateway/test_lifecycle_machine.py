@@ -83,7 +83,8 @@ select j.id, j.parent_id, j.slot, j.plan, j.status::text, j.stage, j.version, j.
   j.wake_at is null as resting, j.prompt_enhanced, j.error_code, j.num_images, j.cost_usd_micros, j.call_id,
   (select array_agg(o.kind) from private.outbox o where o.job_id = j.id) as told,
   (select array_agg(e.event) from private.job_events e
-   where e.job_id = j.id and e.event in ('completed', 'failed', 'canceled')) as ends,
+   where e.user_id = j.user_id and e.job_id = j.id
+     and e.event in ('completed', 'failed', 'canceled')) as ends,
   (select array_agg(a.key) from public.generated_assets a where a.job_id = j.id) as pictures,
   (select max(n) from (
      select count(*) filter (where status = 'succeeded') as n
@@ -100,7 +101,8 @@ select j.id, j.cost_usd_micros,
      from private.generation_calls c where c.job_id = j.id group by c.seq) of_seq) as paid_attempts,
   (select array_agg(kind order by kind) from private.ledger l where l.job_id = j.id) as booked,
   (select sum(usd_micros)::bigint from private.ledger l where l.job_id = j.id) as balance,
-  (select array_agg(e.status::text order by e.id) from private.job_events e where e.job_id = j.id) as history,
+  (select array_agg(e.status::text order by e.id) from private.job_events e
+   where e.user_id = j.user_id and e.job_id = j.id) as history,
   (select array_agg(status) from private.endings e where e.job_id = j.id) as endings
 from public.generation_jobs j where j.user_id = %s
 """
