@@ -201,16 +201,29 @@ class ProfileResult(Message):
     answered_by: AnsweredBy
 
 
+class Subject(Message):
+    """Somebody who is to be seen in a picture, and to have stayed the same."""
+
+    references: list[Source] = Field(default=[], max_length=10)
+    attributes: list[str] = Field(default=[], max_length=20)
+
+
 class JudgeRequest(CallRequest):
-    """Task ``judge``: whether a picture kept what it had to keep of the references."""
+    """Task ``judge``: whether a picture kept what it had to keep of the references.
+
+    With ``subjects`` each of them is looked for and judged apart, and the fields below go unread.
+    """
 
     image: Source
+    subjects: list[Subject] = Field(default=[], max_length=10)
+    """From left to right, as far as anybody can tell."""
     references: list[Source] = Field(default=[], max_length=10)
     attributes: list[str] = Field(default=[], max_length=20)
     """Traits in words, each of which has to be seen in the picture."""
 
     def sources(self) -> list[Source]:
-        return [self.image, *self.references]
+        shown = [source for subject in self.subjects for source in subject.references]
+        return [self.image, *self.references, *shown]
 
 
 class Verdict(Message):
@@ -219,10 +232,21 @@ class Verdict(Message):
     score: float = Field(ge=0.0, le=100.0)
 
 
+class SubjectResult(Message):
+    """``likeness`` is that to each reference, 0 to 100; ``score`` joins it with the verdicts."""
+
+    score: float = Field(ge=0.0, le=100.0)
+    likeness: list[float]
+    verdicts: list[Verdict]
+
+
 class JudgeResult(Message):
+    """With subjects, ``score`` is that of the one who came out worst."""
+
     task: Literal["judge"] = "judge"
     score: float = Field(ge=0.0, le=100.0)
     verdicts: list[Verdict]
+    subjects: list[SubjectResult] = []
     answered_by: AnsweredBy
 
 

@@ -22,6 +22,7 @@ Cast = list[dict[str, Any]]
 Panel = Mapping[str, Any]
 """``id``, ``project_id``, ``prompt``, ``mode``, ``enhance``, ``style``, ``seed``, ``character_ids``."""
 
+_RESERVED = ("reserved_usd_micros", "reserved_gpu_seconds")
 LORA_PRESET = "lora_panel"
 
 
@@ -56,7 +57,44 @@ class PanelDrawing:
         if panel["enhance"]:
             told["enhance"] = await self._enhancing(columns, panel, cast, earlier)
         named = {"plan": PANEL, "image_kind": "panel", "priority": "low", "visibility": "private"}
-        return {**columns, **named, "inputs": {**columns["inputs"], **told}}
+        columns = {**columns, **named, "inputs": {**columns["inputs"], **told}}
+        judge = await self._judge(columns)
+        if judge is None:
+            return columns
+        columns["inputs"] |= {"judge": judge}
+        return await self._capped(columns, max_attempts, panel["max_cost_usd_micros"])
+
+    async def _judge(self, columns: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Who looks at everybody, and what passes; None without anybody to look, or to look at."""
+        shown = [
+            member for member in columns["inputs"]["cast"] if member["references"] or member["attributes"]
+        ]
+        if not shown or await self._jobs.language_model("judge") is None:
+            return None
+        model = catalog.find(await self._jobs.speaker(columns["model"]))
+        assert model is not None
+        return {
+            **{"model": model.id, "pass_score": model.consistency_threshold},
+            "fallback_pass_score": catalog.FALLBACK_CONSISTENCY_THRESHOLD,
+        }
+
+    async def _capped(
+        self, columns: dict[str, Any], max_attempts: int, max_cost: int | None
+    ) -> dict[str, Any]:
+        """With what all attempts may cost.  BadRequest when that is not enough for one."""
+        columns = await self._jobs.priced(columns)
+        if max_cost is not None and columns["estimated_usd_micros"] > max_cost:
+            raise BadRequest(
+                f"One picture is expected to cost {columns['estimated_usd_micros']} micro-dollars.",
+                code="cost_cap_too_low",
+                param="max_cost_usd_micros",
+            )
+        seconds = float(columns["reserved_gpu_seconds"])
+        rate = columns["reserved_usd_micros"] / seconds if seconds else None
+        limits = {"max_cost_usd_micros": max_cost, "usd_micros_per_second": rate}
+        columns["inputs"]["judge"] |= {"repairs": max_attempts - 1, **limits}
+        reserved = {name: columns[name] * max_attempts for name in _RESERVED}
+        return {**columns, **reserved}
 
     async def _member(self, caller: Principal, character_id: UUID, panel: Panel) -> dict[str, Any]:
         """One of the cast; its pictures may be missing where a LoRA draws it."""

@@ -67,10 +67,8 @@ def _chapter(chapter: Row, shown: Mapping[str, Image]) -> dict[str, Any]:
 
 def _panel(row: Row, shown: Mapping[str, Image]) -> dict[str, Any]:
     error = {"code": row["error_code"], "message": row["error_message"] or ""}
-    told = row["consistency"]
     return {
         **row,
-        "consistency": {**told, "attempts": row["attempts"]} if told else None,
         "image": shown.get(str(row["id"])),
         "error": error if row["error_code"] else None,
         "poll_after_ms": POLL_AFTER_MS,

@@ -75,7 +75,9 @@ class PanelCreate(Body):
     seed: Seed | None = None
     caption: Caption | None = Field(None, description="The lettering of exported pages.")
     max_attempts: int = Field(default=3, ge=1, le=ATTEMPTS_LIMIT)
-    max_cost_usd_micros: int | None = Field(None, ge=0, description="No repair is begun beyond it.")
+    max_cost_usd_micros: int | None = Field(
+        None, ge=0, lt=2**63, description="Of all calls together: nothing is begun that would go beyond it."
+    )
 
     @model_validator(mode="after")
     def _named_once(self) -> "PanelCreate":
@@ -229,6 +231,8 @@ class PanelAttempt(BaseModel):
     references: list[str] = Field(description="SHA-256, in order.")
     score: float | None
     per_character: list[CharacterScore]
+    judged_by: Literal["vlm", "fallback"] | None
+    usd_micros: int = Field(description="With the calls before and after it: its words, its judgement.")
     accepted: bool
 
 

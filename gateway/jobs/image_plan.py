@@ -46,14 +46,14 @@ class ImagePlan(Plan):
             case ImageResult():
                 return Next() if judging.wanted(job) else Complete(pictures)
             case JudgeResult():
-                return self._judged(job, result)
+                return self.judged(job, result)
         return self.give_up(job, UNUSABLE)
 
     def give_up(self, job: ClaimedJob, why: Fail) -> Outcome:
         if _is_enhancing(job):
             return Next(Changes(state={"enhance": {"status": "fallback", "error": why.code}}))
         if judging.waits_for_verdict(job):
-            return self._judged(job, None)
+            return self.judged(job, None)
         if stored(job):
             return self.accepted(job, job.row["state"]["verdicts"])
         return why
@@ -68,10 +68,6 @@ class ImagePlan(Plan):
     def judge_request(self, job: ClaimedJob) -> dict[str, Any]:
         return judging.judge_request(job)
 
-    def accepts(self, job: ClaimedJob, verdicts: Sequence[dict[str, Any]]) -> bool:
-        """Whether the newest picture is the last one."""
-        return judging.accepts(job, verdicts)
-
     def accepted(self, job: ClaimedJob, verdicts: list[dict[str, Any]]) -> Complete:
         """The best pictures, and in the row the seed that drew them."""
         pictures = judging.best(job, verdicts)
@@ -81,9 +77,10 @@ class ImagePlan(Plan):
         """What the next picture does otherwise than the one that was not accepted."""
         return Changes(seed=judging.next_seed(job.row))
 
-    def _judged(self, job: ClaimedJob, result: JudgeResult | None) -> Outcome:
+    def judged(self, job: ClaimedJob, result: JudgeResult | None) -> Outcome:
+        """The newest picture was looked at, or nobody could."""
         verdicts = judging.with_verdict(job, result)
-        if self.accepts(job, verdicts):
+        if judging.accepts(job, verdicts):
             return self.accepted(job, verdicts)
         changes = self.repaired(job)
         return Next(replace(changes, state=changes.state | {"verdicts": verdicts}))

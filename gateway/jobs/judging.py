@@ -39,12 +39,17 @@ def waits_for_verdict(job: ClaimedJob) -> bool:
     return bool(candidates) and candidates[-1]["seq"] not in [each["seq"] for each in _verdicts(job.row)]
 
 
+def newest(job: ClaimedJob) -> list[Picture]:
+    """The pictures of the last call that drew some."""
+    return of_call(job, stored(job)[-1]["seq"])
+
+
 def judge_request(job: ClaimedJob) -> dict[str, Any]:
     asked = job.row["inputs"]["judge"]
     request = JudgeRequest.model_validate(
         {
             "model": asked.get("model", job.model),
-            "image": _source(_of_call(job, stored(job)[-1]["seq"])[0]),
+            "image": _source(newest(job)[0]),
             "references": [_source(each) for each in asked.get("references", [])],
             "attributes": asked.get("attributes", []),
         }
@@ -73,7 +78,7 @@ def best(job: ClaimedJob, verdicts: Sequence[dict[str, Any]]) -> list[Picture]:
     """The pictures with the highest score, of equal ones the first; a picture without one comes last."""
     seqs = list(dict.fromkeys(picture["seq"] for picture in stored(job)))
     scores = {each["seq"]: each["score"] for each in verdicts if each["score"] is not None}
-    return _of_call(job, max(seqs, key=lambda seq: scores.get(seq, -1.0)))
+    return of_call(job, max(seqs, key=lambda seq: scores.get(seq, -1.0)))
 
 
 def next_seed(row: Row) -> int:
@@ -84,7 +89,7 @@ def _verdicts(row: Row) -> list[dict[str, Any]]:
     return list(row["state"].get("verdicts", []))
 
 
-def _of_call(job: ClaimedJob, seq: int) -> list[Picture]:
+def of_call(job: ClaimedJob, seq: int) -> list[Picture]:
     return [picture for picture in stored(job) if picture["seq"] == seq]
 
 

@@ -311,6 +311,7 @@ def _within_budget(job: ClaimedJob, spec: CallSpec) -> CallSpec:
     if limit is None:
         return spec
     left = max(0.001, float(limit) - float(job.row["gpu_seconds"]))
+    left = min(left, spec.request.get("limit_gpu_seconds") or left)
     return replace(spec, request=spec.request | {"limit_gpu_seconds": left})
 
 
@@ -356,4 +357,6 @@ def _with_addresses(value: Any, addresses: dict[str, str]) -> Any:
         return [_with_addresses(each, addresses) for each in value]
     if isinstance(value, dict) and "sha256" in value:
         return {**value, "url": addresses[value["url"]]}
+    if isinstance(value, dict):
+        return {name: _with_addresses(each, addresses) for name, each in value.items()}
     return value

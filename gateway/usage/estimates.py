@@ -38,7 +38,7 @@ class Work:
     references: int = 0
     task: str = "image"
     before: tuple[str, ...] = ()
-    """Language tasks of the same model that come first, or are all there is where no picture is drawn."""
+    """Language tasks of the same model beside it, or all there is where no picture is drawn."""
 
     @property
     def passes(self) -> int:

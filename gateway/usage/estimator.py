@@ -134,7 +134,7 @@ def work_of(row: Mapping[str, Any], model: Model) -> Work:
         true_cfg_scale=params.get("true_cfg_scale") or 1.0,
         references=sum(use["role"] != "mask" for use in row["references"]),
         task=row["task"],
-        before=("enhance",) if "enhance" in row["inputs"] else (),
+        before=tuple(task for task in ("enhance", "judge") if task in row["inputs"]),
     )
 
 

@@ -29,6 +29,7 @@ from modal_app.catalog.gpus import (
 )
 from modal_app.catalog.model import (
     ASPECT_MAX,
+    FALLBACK_CONSISTENCY_THRESHOLD,
     NAMED_SIZES,
     SAMPLERS,
     SIZE_MAX,
@@ -59,6 +60,7 @@ __all__ = [
     "CATALOG",
     "DEFAULT_GPU",
     "ECONOMY_GPU",
+    "FALLBACK_CONSISTENCY_THRESHOLD",
     "FAST_QUALITIES",
     "GPUS",
     "NAMED_SIZES",

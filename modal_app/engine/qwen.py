@@ -92,7 +92,11 @@ class QwenEngine:
         accelerated = accelerate(pipeline.transformer, engine.options)
         self._fingerprint = {**fingerprint(model, folder, pipeline), "offload": offload, **accelerated}
         self._vlm = (
-            Vlm(pipeline.text_encoder, pipeline.tokenizer, processor, model.language, folder / "text_encoder")
+            Vlm(
+                *(pipeline.text_encoder, pipeline.tokenizer, processor, model.language),
+                checkpoint=folder / "text_encoder",
+                likeness=model.likeness,
+            )
             if model.language
             else None
         )

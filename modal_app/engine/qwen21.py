@@ -80,7 +80,9 @@ class Qwen21Engine:
         processor = pipeline.processor
         self._vlm = (
             Vlm(
-                pipeline.text_encoder, processor.tokenizer, processor, model.language, folder / "text_encoder"
+                *(pipeline.text_encoder, processor.tokenizer, processor, model.language),
+                checkpoint=folder / "text_encoder",
+                likeness=model.likeness,
             )
             if model.language
             else None

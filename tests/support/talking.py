@@ -20,6 +20,8 @@ from modal_app.contract import (
     JudgeResult,
     LanguageRequest,
     LanguageResult,
+    SubjectResult,
+    Verdict,
 )
 from modal_app.engine import Canceled, EngineError, Files, instant, language
 from modal_app.executor import LocalExecutor
@@ -58,8 +60,20 @@ class Speech:
             return EnhanceResult(prompt=self.rewritten.format(request.prompt), answered_by="vlm")
         if isinstance(request, JudgeRequest):
             score = self.scores.pop(0) if len(self.scores) > 1 else self.scores[0]
-            return JudgeResult(score=score, verdicts=[], answered_by="vlm")
+            return JudgeResult(score=score, verdicts=[], subjects=_seen(request, score), answered_by="vlm")
         return language.answer(None, request, files, cancelled)
+
+
+def _seen(request: JudgeRequest, score: float) -> list[SubjectResult]:
+    """The first came out so, the others are perfect; the last reference is the most like the picture."""
+    return [
+        SubjectResult(
+            score=100.0 if n else score,
+            likeness=[float(k) for k in range(len(subject.references))],
+            verdicts=[Verdict(attribute=each, kept=score >= 50, score=score) for each in subject.attributes],
+        )
+        for n, subject in enumerate(request.subjects)
+    ]
 
 
 class TalkingEngine(instant.InstantEngine):

@@ -51,12 +51,12 @@ def describe(vlm: "Vlm", picture: Image.Image, cancelled: Callable[[], bool]) ->
         [("user", instructions.DESCRIBE)],
         max_new_tokens=DESCRIPTION_TOKENS,
         cancelled=cancelled,
-        pictures=[_squared(picture)],
+        pictures=[squared(picture)],
     )
     return traits(first_object(written) or {}) or None
 
 
-def _squared(picture: Image.Image) -> Image.Image:
+def squared(picture: Image.Image) -> Image.Image:
     """It has only ever seen squares: other shapes are squares whose sides were scaled independently."""
     side = min(picture.size)
     return picture if picture.size == (side, side) else picture.resize((side, side))

@@ -97,3 +97,6 @@ REPAIR = "That cannot be used: {}. Answer again, in full, with nothing but what 
 
 DESCRIBE = "describe the picture as JSON"
 """The one question that a model of the ability ``describe`` was trained to answer so."""
+
+LOOKS = "Describe the looks of the main character in one word: the face, hair, colors, clothing and marks."
+"""What a model has in mind when it is about to answer stands for those looks."""

@@ -3,14 +3,29 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from modal_app.contract import AnsweredBy, JudgeRequest, JudgeResult, Verdict
+from modal_app.contract import (
+    AnsweredBy,
+    JudgeRequest,
+    JudgeResult,
+    Subject,
+    SubjectResult,
+    Verdict,
+)
 from modal_app.engine.inputs import open_picture
 from modal_app.engine.language import instructions
 from modal_app.engine.language.answers import describe
+from modal_app.engine.language.consistency import (
+    CIRCUMSTANCES,
+    found_best,
+    known_of,
+    measured_likeness,
+    regions,
+)
 from modal_app.engine.language.palette import likeness, nearest_distance
 from modal_app.engine.language.words import fold, words_of
 
@@ -23,8 +38,6 @@ KEPT_FROM = 50.0
 SIDE_MAX = 2048
 """Pixels along a side that are kept: eleven pictures of the largest size would take 1.8 GB."""
 
-CIRCUMSTANCES = frozenset({"view", "scene"})
-"""Fields of a description that are no traits of the character: a new picture may change them."""
 PARTS = frozenset({"hat"})
 """Fields whose value belongs to a part that has to be named: "red" alone does not ask for a red hat."""
 SYNONYMS = {
@@ -92,6 +105,8 @@ def judge(
 ) -> JudgeResult:
     """The score is the mean of the verdicts, and 0 when there is nothing to have a verdict on."""
     picture = _opened(files[request.image.sha256])
+    if request.subjects:
+        return _subjects_judged(vlm, picture, request.subjects, files, cancelled)
     references = [_opened(files[source.sha256]) for source in request.references]
     if vlm is not None and vlm.sees and vlm.ability:
         look = _asked if vlm.ability == "chat" else _described
@@ -99,6 +114,42 @@ def judge(
         if verdicts is not None:
             return _result(verdicts, "vlm")
     return _result(_measured(picture, references, request.attributes), "fallback")
+
+
+def _subjects_judged(
+    vlm: "Vlm | None",
+    picture: Image.Image,
+    subjects: Sequence[Subject],
+    files: Mapping[str, Path],
+    cancelled: Callable[[], bool],
+) -> JudgeResult:
+    """Each where it is found best; rules for all of them as soon as the model talks nonsense of one."""
+    shown = [{use.sha256: _opened(files[use.sha256]) for use in subject.references} for subject in subjects]
+    places = regions(picture, len(subjects))
+    if vlm is not None and vlm.sees and vlm.ability:
+        look = _asked_of_subject if vlm.ability == "chat" else _described_of_subject
+        found = [
+            look(vlm, places, subject.attributes, references, cancelled)
+            for subject, references in zip(subjects, shown, strict=True)
+        ]
+        if None not in found:
+            return _worst([each for each in found if each is not None], "vlm")
+    measured = [
+        _measured_of_subject(places, subject.attributes, list(references.values()))
+        for subject, references in zip(subjects, shown, strict=True)
+    ]
+    return _worst(measured, "fallback")
+
+
+def _worst(found: list[SubjectResult], answered_by: AnsweredBy) -> JudgeResult:
+    score = min(subject.score for subject in found)
+    return JudgeResult(score=score, verdicts=[], subjects=found, answered_by=answered_by)
+
+
+def _of_subject(likeness: list[float], verdicts: list[Verdict]) -> SubjectResult:
+    """Likeness and verdicts count the same; 0 when there is neither."""
+    means = [mean(each) for each in (likeness, [verdict.score for verdict in verdicts]) if each]
+    return SubjectResult(score=mean(means) if means else 0.0, likeness=likeness, verdicts=verdicts)
 
 
 def _opened(path: Path) -> Image.Image:
@@ -159,6 +210,23 @@ def _yes_share(
     return None
 
 
+def _asked_of_subject(
+    vlm: "Vlm",
+    places: Sequence[Image.Image],
+    attributes: Sequence[str],
+    references: Mapping[str, Image.Image],
+    cancelled: Callable[[], bool],
+) -> SubjectResult | None:
+    """Readings and answers both say how alike a reference is."""
+    known = [known_of(vlm, *item, cancelled) for item in references.items()]
+    place, likeness = found_best(vlm, places, known, cancelled)
+    verdicts = _asked(vlm, place, list(references.values()), attributes, cancelled)
+    if verdicts is None:
+        return None
+    traits, same = verdicts[: len(attributes)], verdicts[len(attributes) :]
+    return _of_subject([(a + b.score) / 2 for a, b in zip(likeness, same, strict=True)], traits)
+
+
 # ---------------------------------------------------------------- descriptions compared
 
 
@@ -179,6 +247,29 @@ def _described(
         *(_verdict(attribute, 100.0 * agrees(attribute, seen)) for attribute in attributes),
         *(_verdict(f"{key}: {value}", 100.0 * (seen.get(key) == value)) for key, value in traits),
     ]
+
+
+def _described_of_subject(
+    vlm: "Vlm",
+    places: Sequence[Image.Image],
+    attributes: Sequence[str],
+    references: Mapping[str, Image.Image],
+    cancelled: Callable[[], bool],
+) -> SubjectResult | None:
+    """Traits that the references show are asked for beside the attributes."""
+    known = [known_of(vlm, *item, cancelled) for item in references.items()]
+    place, likeness = found_best(vlm, places, known, cancelled)
+    seen = describe(vlm, place, cancelled)
+    if seen is None:
+        return None
+    shown = {item: None for each in known for item in each.traits.items()}
+    return _of_subject(
+        likeness,
+        [
+            *(_verdict(attribute, 100.0 * agrees(attribute, seen)) for attribute in attributes),
+            *(_verdict(f"{key}: {value}", 100.0 * (seen.get(key) == value)) for key, value in shown),
+        ],
+    )
 
 
 def agrees(attribute: str, seen: Mapping[str, str]) -> bool:
@@ -248,6 +339,15 @@ def _measured(
     for n, reference in enumerate(references, 1):
         verdicts.append(_verdict(f"colors of reference {n}", likeness(picture, reference)))
     return verdicts
+
+
+def _measured_of_subject(
+    places: Sequence[Image.Image], attributes: Sequence[str], references: Sequence[Image.Image]
+) -> SubjectResult:
+    """Without a model: the place whose palette and shape are the most like those of the references."""
+    alike = [[measured_likeness(place, each) for each in references] for place in places]
+    best = max(range(len(places)), key=lambda n: sum(alike[n]))
+    return _of_subject(alike[best], _measured(places[best], (), attributes))
 
 
 def _color_score(picture: Image.Image, word: str) -> float:

@@ -86,6 +86,12 @@ def nearest_distance(image: Image.Image, color: Sequence[int]) -> float:
     return float(_distances(wanted, oklab(colors)).min(initial=np.inf))
 
 
+def distance_to_colors(pixels: NDArray[np.uint8], colors: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """pixels [..., 3] to the nearest of colors [N, 3]: [...]; infinite without any."""
+    flat = _distances(oklab(pixels.reshape(-1, 3)), oklab(colors)).min(axis=1, initial=np.inf)
+    return np.asarray(flat.reshape(pixels.shape[:-1]), dtype=np.float64)
+
+
 def measured(image: Image.Image) -> tuple[NDArray[np.uint8], Weights]:
     """(colors [N, 3], shares of the visible picture [N]), N up to ``COLORS_MAX``, the largest first."""
     colors, weights = _histogram(image)

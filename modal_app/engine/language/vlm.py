@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -42,15 +43,20 @@ class Vlm:
         processor: Any | None,
         ability: Ability,
         checkpoint: Path | None = None,
+        likeness: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         """``checkpoint`` is the folder that the text encoder was loaded from: without the weights of the
-        language head in it the library fills in random ones, and the model has no ability then."""
+        language head in it the library fills in random ones, and the model has no ability then.
+        ``likeness`` is that of the model's row."""
         self._model = text_encoder
         self._tokenizer = tokenizer
         self._processor = processor
         self.ability: Ability | None = ability if _has_head(text_encoder, checkpoint) else None
         self.sees = processor is not None
         """Whether it takes pictures."""
+        self.likeness = likeness
+        self.readings: OrderedDict[str, Any] = OrderedDict()
+        """What is known of reference pictures, by their sha256."""
 
     def write(
         self,
@@ -77,6 +83,25 @@ class Vlm:
         probabilities = output.logits[0][0].float().softmax(-1)
         yes, no = (float(probabilities[self._first_tokens(words)].sum()) for words in (_YES, _NO))
         return yes / (yes + no) if yes + no >= _MASS_MIN else None
+
+    def reading(
+        self, turns: Sequence[Turn], answer: str, picture: Image.Image, cancelled: Callable[[], bool]
+    ) -> torch.Tensor:
+        """What the model has in mind before each token of an answer and behind its last: [tokens + 1, width],
+        of length 1 each.  Two pictures that look alike to it leave the same in mind at the same words."""
+        if cancelled():
+            raise Canceled("canceled")
+        inputs = self._inputs(turns, [picture])
+        given = self._tokenizer(answer, return_tensors="pt").input_ids.long().to(self._model.device)
+        model = self._model.model
+        offset = model.rope_deltas
+        try:
+            model.rope_deltas = None
+            with torch.no_grad():
+                hidden = model(**_continued(inputs, given)).last_hidden_state[0, -given.shape[1] - 1 :]
+        finally:
+            model.rope_deltas = offset
+        return torch.nn.functional.normalize(hidden.float(), dim=-1)
 
     def _first_tokens(self, words: Sequence[str]) -> list[int]:
         """Without those that begin a yes as well as a no, such as a blank in a small vocabulary."""
@@ -135,6 +160,15 @@ class _StopWhen(StoppingCriteria):  # type: ignore[misc]
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
         self.stopped = self.stopped or self._cancelled()
         return torch.full((len(input_ids),), self.stopped, dtype=torch.bool, device=input_ids.device)
+
+
+def _continued(inputs: Any, given: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The inputs of the model with further tokens [1, N], which are words."""
+    added = {"input_ids": given, "attention_mask": torch.ones_like(given)}
+    longer = {name: torch.cat([inputs[name], more], 1) for name, more in added.items()}
+    if "mm_token_type_ids" in inputs:
+        longer["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(given)], 1)
+    return {**inputs, **longer}
 
 
 def _has_head(text_encoder: Any, checkpoint: Path | None) -> bool:
