@@ -97,6 +97,7 @@ async def test_a_bad_body_is_refused_by_name(
 @pytest.mark.parametrize(
     ("content", "headers", "status", "code"),
     [
+        (b"", {}, 422, "validation_failed"),
         (b"{", {"content-type": "application/json"}, 422, "invalid_json"),
         (b'"text"', {"content-type": "application/json"}, 422, "validation_failed"),
         (b'{"prompt": "\xff"}', {"content-type": "application/json"}, 422, "invalid_json"),
