@@ -1,7 +1,8 @@
 # make up     the whole product on this machine: PORT=8000 DATA=.data
 # make test   the whole suite, without GPU, network or accounts
 # make check  format, lint, types and the import rule
-# make lifecycle     10,000 orders of events in the life of jobs, about an hour
+# make faults  kills, freezes, lost and doubled webhooks at full size, about half an hour
+# make lifecycle  10,000 orders of events in the life of jobs, about an hour
 # make done   is a change done? check, migrations and schema, storage, pipeline, page, changelog
 # make exactly-once  1,000 requests of OpenAI's client through a network that loses 30 % of the answers
 # make fuzz   made-up requests over the whole OpenAPI document, for FUZZ_SECONDS=600 a caller
@@ -17,7 +18,7 @@ INSTALLED := $(VENV)/.installed
 DONE := $(wildcard $(addprefix tests/,gateway/test_migrations.py gateway/test_schema.py gateway/test_storage.py \
   gateway/test_supabase_storage.py gateway/test_jobs.py test_main_job.py test_up.py studio))
 
-.PHONY: up install test lifecycle check done exactly-once bench lock clean
+.PHONY: up install test faults lifecycle check done exactly-once bench lock clean
 
 up: $(INSTALLED)
 	@exec $(BIN)/tenkaigen up --data "$(DATA)" --port "$(PORT)"
@@ -38,6 +39,10 @@ $(INSTALLED): requirements.lock pyproject.toml tests/openai/oldest.txt
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+faults: $(INSTALLED)
+	FAULT_SCALE=25 CHARACTER_KILLS=50 $(BIN)/python -m pytest -q --durations=20 tests/gateway/test_faults.py \
+	  tests/gateway/test_crash_points.py tests/gateway/test_character_faults.py tests/gateway/test_fairness.py
 
 lifecycle: $(INSTALLED)
 	LIFECYCLE_RUNS=10000 $(BIN)/python -m pytest -q -s tests/gateway/test_lifecycle_machine.py

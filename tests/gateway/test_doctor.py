@@ -53,7 +53,7 @@ MODELS: dict[str, Any] = {"default_model": "instant", "default_edit_model": "ins
 def subject_of(running: Stack, gpu_url: str = "", key: str | None = None, **overrides: Any) -> Subject:
     """The gateway of a stack as its own machine knows it; ``overrides`` are settings that are wrong."""
     port = int(running.url.rpartition(":")[2])
-    gpu_url = gpu_url or running.gpu._health_url.removesuffix("/healthz")
+    gpu_url = gpu_url or running.gpu.url
     settings = gateway_settings(running.admin_url, running.folder, port, gpu_url, **MODELS | overrides)
     key = running.user.key if key is None else key
     return Subject("a test", running.url, settings, key, patience_seconds=20)
@@ -367,7 +367,7 @@ async def test_a_job_that_nobody_moves_is_found_in_the_database_and_over_http(
     admin_url: str, new_folder: Folder, well: Stack
 ) -> None:
     folder, port = new_folder(), free_port()
-    gpu_url = well.gpu._health_url.removesuffix("/healthz")
+    gpu_url = well.gpu.url
     settings = gateway_settings(admin_url, folder, port, gpu_url, worker=False, **MODELS)
     async with serve(create_app(settings), port) as url:
         idle = Stack(admin_url, folder, well.gpu, url)
@@ -494,7 +494,7 @@ async def test_a_pictures_address_that_leads_nowhere_is_told(
     admin_url: str, new_folder: Folder, well: Stack
 ) -> None:
     folder, port = new_folder(), free_port()
-    gpu_url = well.gpu._health_url.removesuffix("/healthz")
+    gpu_url = well.gpu.url
     patience = {"webhook_patience_seconds": 0.3, "site_url": NOWHERE}
     settings = gateway_settings(admin_url, folder, port, gpu_url, **MODELS | patience)
     async with serve(create_app(settings), port) as url:

@@ -6,6 +6,7 @@ completed one has one picture, one charge and one outbox row, and no object lies
 
 import asyncio
 import random
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,9 @@ import pytest
 from tests.support import triptych
 from tests.support.faults import (
     FAST,
+    SCALE,
     SLOW,
+    Killable,
     all_ended,
     assert_invariants,
     eventually,
@@ -24,7 +27,7 @@ from tests.support.faults import (
     no_open_calls,
     restart,
 )
-from tests.support.stack import Stack, WebhookGate, free_port, gateway_process, serve, stack
+from tests.support.stack import Process, Stack, WebhookGate, free_port, gateway_process, serve, stack
 
 
 async def create_many(product: Stack, count: int) -> list[str]:
@@ -55,9 +58,9 @@ async def test_a_gateway_killed_again_and_again_loses_and_doubles_nothing(
 ) -> None:
     dice = random.Random(1)
     async with killable(admin_url, folder) as product:
-        jobs = await create_many(product, 40)
-        for _ in range(4):
-            await asyncio.sleep(dice.uniform(0.05, 0.8))
+        jobs = await create_many(product, 40 * SCALE)
+        for _ in range(4 * min(SCALE, 5)):
+            await asyncio.sleep(dice.uniform(0.05, 0.8) * min(SCALE, 5))
             await restart(product.gateway)
         await all_ended(product, jobs)
         assert_invariants(product, jobs)
@@ -89,23 +92,49 @@ async def test_no_job_hangs_when_the_gpu_service_never_comes_back(admin_url: str
 
 
 async def test_a_second_gateway_takes_over_from_one_that_dies_for_good(admin_url: str, folder: Path) -> None:
-    async with killable(admin_url, folder) as product:
-        other = gateway_process(
-            folder,
-            free_port(),
-            admin_url,
-            product.gpu._health_url.removesuffix("/healthz"),
-            **{name.upper(): str(value) for name, value in FAST.items()},
-        )
-        await asyncio.to_thread(other.start)
-        try:
+    async with killable(admin_url, folder) as product, another(product) as _:
+        jobs = await create_many(product, 20 * SCALE)
+        await asyncio.sleep(0.3)
+        product.gateway.kill()
+        await all_ended(product, jobs)
+        assert_invariants(product, jobs)
+
+
+async def test_a_gateway_that_freezes_past_its_leases_writes_nothing_when_it_goes_on(
+    admin_url: str, folder: Path
+) -> None:
+    async with killable(admin_url, folder) as product, another(product) as _:
+        for _ in range(min(SCALE, 10)):
             jobs = await create_many(product, 20)
             await asyncio.sleep(0.3)
-            product.gateway.kill()
+            product.gateway.send(signal.SIGSTOP)
+            await asyncio.sleep(1.6 * FAST["lease_seconds"])
+            product.gateway.send(signal.SIGCONT)
             await all_ended(product, jobs)
+            await asyncio.sleep(0.5)  # what it still has in hand is refused by then
             assert_invariants(product, jobs)
-        finally:
-            await asyncio.to_thread(other.stop)
+
+
+async def test_gateways_are_replaced_one_by_one_and_no_job_fails(admin_url: str, folder: Path) -> None:
+    async with killable(admin_url, folder) as product, another(product) as other:
+        jobs = await create_many(product, 30 * min(SCALE, 10))
+        for gateway in (product.gateway, other):
+            await asyncio.to_thread(gateway.stop)
+            await asyncio.to_thread(gateway.start)
+        await all_ended(product, jobs)
+        assert_invariants(product, jobs)
+
+
+@asynccontextmanager
+async def another(product: Killable) -> AsyncIterator[Process]:
+    """A second gateway on the same database, bucket and GPU service."""
+    settings = {name.upper(): str(value) for name, value in FAST.items()}
+    other = gateway_process(product.folder, free_port(), product.admin_url, product.gpu.url, **settings)
+    await asyncio.to_thread(other.start)
+    try:
+        yield other
+    finally:
+        await asyncio.to_thread(other.stop)
 
 
 @asynccontextmanager
@@ -124,7 +153,7 @@ async def gated(admin_url: str, folder: Path) -> AsyncIterator[tuple[Stack, Webh
 async def test_every_job_completes_when_all_webhooks_are_lost(admin_url: str, folder: Path) -> None:
     async with gated(admin_url, folder) as (product, gate):
         gate.drop_all()
-        jobs = await create_many(product, 20)
+        jobs = await create_many(product, 20 * SCALE)
         await all_ended(product, jobs)
         assert_invariants(product, jobs)
         assert gate.seen >= 20
@@ -135,7 +164,7 @@ async def test_doubled_and_lost_webhooks_move_each_job_once(admin_url: str, fold
     dice = random.Random(2)
     async with gated(admin_url, folder) as (product, gate):
         gate.copies = lambda event: dice.choice((0, 1, 2, 2))
-        jobs = await create_many(product, 40)
+        jobs = await create_many(product, 40 * SCALE)
         await all_ended(product, jobs)
         assert_invariants(product, jobs)
         ends = product.rows(
@@ -149,10 +178,11 @@ async def test_jobs_canceled_at_any_moment_are_canceled_or_completed_and_never_b
 ) -> None:
     dice = random.Random(3)
     async with stack(admin_url, folder, gpu={**SLOW, "INSTANT_SECONDS": "0.02"}, **FAST) as product:
-        jobs = await create_many(product, 30) + await create_enhanced(product, 15)
+        jobs = await create_many(product, 30 * SCALE)
+        jobs += await create_enhanced(product, 15 * SCALE)
 
         async def cancel(job: str) -> None:
-            await asyncio.sleep(dice.uniform(0, 1.0))
+            await asyncio.sleep(dice.uniform(0, 1.0 * SCALE))
             assert (await product.user.http.post(f"/v1/jobs/{job}/cancel")).status_code == 200
 
         await asyncio.gather(*(cancel(job) for job in jobs))

@@ -26,7 +26,7 @@ async def test_every_step_of_a_job_is_a_line_with_its_ids(
 ) -> None:
     """The GPU service's webhook goes to another gateway, so this one has to ask."""
     folder, port = new_folder(), free_port()
-    gpu_url = product.gpu._health_url.removesuffix("/healthz")
+    gpu_url = product.gpu.url
     settings = {"LOG_LEVEL": "info", "DEFAULT_MODEL": "instant", "WEBHOOK_PATIENCE_SECONDS": "0.3"}
     gateway = gateway_process(folder, port, admin_url, gpu_url, **settings)
     gateway.start()
@@ -85,7 +85,7 @@ async def test_nothing_private_is_logged_whatever_goes_wrong(
     product: Stack, admin_url: str, new_folder: Callable[[], Path]
 ) -> None:
     folder, port = new_folder(), free_port()
-    gpu_url = product.gpu._health_url.removesuffix("/healthz")
+    gpu_url = product.gpu.url
     settings = {"LOG_LEVEL": "info", "DEFAULT_MODEL": "instant", "ALLOW_PRIVATE_URLS": "true"}
     gateway = gateway_process(
         folder, port, admin_url, gpu_url, **settings | {"WEBHOOK_PATIENCE_SECONDS": "0.3"}

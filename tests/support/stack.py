@@ -84,6 +84,7 @@ class Process:
         self._environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
         self._log = log
         self._health_url = health_url
+        self.url = health_url.removesuffix("/healthz")
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -99,6 +100,10 @@ class Process:
                     return
             time.sleep(0.02)
         raise AssertionError(f"not healthy: {self._log.read_text()[-3000:]}")
+
+    def send(self, signal_: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal_)
 
     def kill(self) -> None:
         """kill -9: nothing of it is left to say goodbye."""
