@@ -281,14 +281,14 @@ async def test_waiting_ends_with_the_time_and_the_answer_says_when_to_come_back(
     await user.ended(answer.json()["id"])
 
 
-async def test_every_job_in_line_says_its_place_and_a_later_time(product: Stack) -> None:
+async def test_every_job_in_line_says_its_place_and_no_earlier_time(product: Stack) -> None:
     user = product.new_user()
     async with held_queue(product):
         jobs = [await user.create(prompt="a", size="64x64", num_inference_steps=100) for _ in range(3)]
         assert [job["queue_position"] for job in jobs] == [1, 2, 3]
         await asyncio.sleep(5.1)  # what is known of the queue is read again
         etas = [(await user.job(job["id"]))["eta_seconds"] for job in jobs]
-        assert 0 < etas[0] <= etas[1] <= etas[2], etas
+        assert 0 <= etas[0] <= etas[1] <= etas[2], etas  # of a model that takes milliseconds, rounded
     ended = [await user.ended(job["id"]) for job in jobs]
     assert {(job["queue_position"], job["eta_seconds"]) for job in ended} == {(None, None)}
 

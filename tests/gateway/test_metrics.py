@@ -209,5 +209,5 @@ async def test_two_gateways_tell_the_same_of_their_database(
     def told(samples: Samples) -> Samples:
         return {k: v for k, v in samples.items() if k[0].startswith(shared) and not k[0].startswith(apart)}
 
-    assert told(theirs) == told(ours)
+    assert told(theirs) == pytest.approx(told(ours))  # sums of the same numbers in another order
     assert len(told(ours)) > 20
