@@ -7,6 +7,13 @@ const SOON_MS = 400;
 const MEANWHILE_MS = 5000;
 let soon = 0;
 let again = 0;
+let pressed = false; // what is under a finger must not be exchanged: a drag or a click would be lost
+
+for (const [type, down] of [["pointerdown", true], ["pointerup", false], ["pointercancel", false]]) {
+  document.addEventListener(type, () => { pressed = down; }, true);
+}
+
+const inHand = () => pressed || document.querySelector("[data-dragged]");
 
 // From now on, when a job of this user moves and, while something on the page is being made, every few seconds.
 export function keepLive(moves = () => true) {
@@ -21,14 +28,15 @@ export function refreshSoon() {
 
 export async function refreshLive() {
   clearTimeout(soon);
-  if (document.querySelector("[data-dragged]")) return refreshSoon();
+  if (inHand()) return refreshSoon();
   try {
     const answer = await fetch(location.pathname + location.search);
     if (!answer.ok) return;
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    if (inHand()) return refreshSoon();
     for (const part of document.querySelectorAll("[data-live]")) {
       const other = fresh.getElementById(part.id);
-      if (other && !document.querySelector("[data-dragged]")) part.dataset.live === "list" ? mergeList(part, other) : replacePart(part, other);
+      if (other) part.dataset.live === "list" ? mergeList(part, other) : replacePart(part, other);
     }
     document.dispatchEvent(new CustomEvent("fresh", { detail: fresh }));
   } catch {
