@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -368,6 +369,14 @@ class Killable(Stack):
         """The gateway dies when it next comes there."""
         (self.folder / place).touch()
 
+    async def created_before_it_dies(self, count: int) -> list[dict[str, Any]]:
+        """Jobs whose creation is answered before the gateway dies of storing the first of their pictures."""
+        self.gpu.send(signal.SIGSTOP)
+        jobs = [await self.user.create(prompt=str(n), size="64x64") for n in range(count)]
+        self.die("stored")
+        self.gpu.send(signal.SIGCONT)
+        return jobs
+
     async def death(self, place: str) -> None:
         """Wait for it."""
         assert self.gateway.process is not None
@@ -427,8 +436,7 @@ async def test_killed_between_storing_and_finishing_leaves_no_object_without_a_r
     admin_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with killable(admin_url, folder) as product:
-        product.die("stored")
-        jobs = [await product.user.create(prompt=str(n), size="64x64") for n in range(5)]
+        jobs = await product.created_before_it_dies(5)
         await product.died("stored")
         for job in jobs:
             assert (await product.user.ended(job["id"]))["status"] == "completed"
@@ -436,8 +444,7 @@ async def test_killed_between_storing_and_finishing_leaves_no_object_without_a_r
         assert "0 objects deleted" in await asyncio.to_thread(swept, product, monkeypatch)
 
         # and a job that never gets to finish: somebody ends it while no gateway runs
-        product.die("stored")
-        job = await product.user.create(prompt="a", size="64x64")
+        (job,) = await product.created_before_it_dies(1)
         await product.death("stored")
         product.rows(END + " returning 1", job["id"])
         await asyncio.to_thread(product.gateway.start)

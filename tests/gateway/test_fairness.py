@@ -122,8 +122,8 @@ async def test_ten_thousand_jobs_of_one_user_keep_nobody_else_waiting(admin_url:
         told = f"waits: p50 {waits[100]:.2f} s, p95 {waits[190]:.2f} s, most {waits[-1]:.2f} s"
         print(told)  # noqa: T201 - the number that the test is about
         assert len(waits) == OTHERS
-        assert waits[100] < 2.0, told
-        assert waits[-1] < 5.0, told  # the goal is 1 s; the cores are shared with the jobs and the clients
+        assert waits[100] < 1.0, told
+        assert waits[-1] < 5.0, told  # 1 s on a machine that does nothing else (docs/reliability.md)
         assert max(each["most"] for each in seen) <= PER_USER
         assert max(each["total"] for each in seen) <= IN_FLIGHT
         left = product.rows(

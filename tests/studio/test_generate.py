@@ -56,7 +56,7 @@ async def test_a_failure_says_why_and_offers_another_try_and_help(page: Page, fu
     await expect(told).to_contain_text("The picture was not drawn")
     await expect(told.get_by_role("link", name="Get help")).to_have_attribute("href", "/settings#support")
     await told.get_by_role("button", name="Try again").click()
-    await page.wait_for_function("(old) => !location.search.includes(old)", arg=furnished.failed)
+    await expect(page).not_to_have_url(re.compile(furnished.failed))
     await expect(page.locator("#shots img")).to_be_visible()
     assert (await studio_job(page))["retry_of"] == furnished.failed
 
@@ -184,7 +184,7 @@ async def test_an_address_with_a_picture_opens_it(page: Page, furnished: Furnish
 async def test_two_tabs_see_the_same_picture(new_page: NewPage) -> None:
     async with new_page() as one, new_page() as other:
         await asyncio.gather(one.page.goto("/generate"), other.page.goto("/generate"))
-        await other.page.wait_for_function("document.body.dataset.live === 'yes'")
+        await expect(other.page.locator("body")).to_have_attribute("data-live", "yes")
         await one.page.locator("#prompt").fill("seen twice")
         await one.page.get_by_role("button", name="Generate").click()
         await expect(one.page.locator("#shots img")).to_be_visible()
@@ -201,7 +201,7 @@ async def test_a_slow_script_still_brings_the_page_to_life(new_page: NewPage) ->
 
         await seen.page.route("**/api.js", late)
         await seen.page.goto("/generate")
-        await seen.page.wait_for_function("document.body.dataset.live === 'yes'")
+        await expect(seen.page.locator("body")).to_have_attribute("data-live", "yes")
         await expect(seen.page.locator("#price")).to_contain_text("$")
 
 
@@ -225,7 +225,7 @@ def png() -> bytes:
 
 async def studio_job(page: Page) -> dict[str, Any]:
     """The job on the stage, as the API tells it to this browser."""
-    await page.wait_for_function("new URLSearchParams(location.search).has('job')")
+    await expect(page).to_have_url(re.compile(r"[?&]job="))
     job_id = page.url.partition("job=")[2].partition("#")[0]
     answer = await page.request.get(f"/v1/jobs/{job_id}")
     return dict(await answer.json())

@@ -23,7 +23,7 @@ OVERFLOW = "document.documentElement.scrollWidth - innerWidth"
 
 
 async def settled(page: Page) -> None:
-    await page.wait_for_function("document.querySelector('#main') && document.body.dataset.ready")
+    await expect(page.locator("body[data-ready] #main")).to_be_attached()
 
 
 @pytest.mark.parametrize("path", PAGES)
