@@ -42,6 +42,8 @@ class Watched:
         self.faults: list[str] = []
         self.allowed: set[int] = set()
         """Statuses that this test provokes."""
+        self.interrupted = False
+        """This test takes the gateway away: requests may break off."""
         self.requests: list[str] = []
         self._host = urlsplit(url).netloc
         page.on("console", lambda message: self._said(message.type, message.text))
@@ -51,6 +53,7 @@ class Watched:
 
     def _said(self, kind: str, text: str) -> None:
         provoked = any(f"status of {status} " in text for status in self.allowed)
+        provoked = provoked or (self.interrupted and "net::ERR_" in text)
         if kind in ("error", "warning") and not provoked:
             self.faults.append(f"console {kind}: {text}")
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -52,25 +52,31 @@ class Killable(Stack):
 
 @asynccontextmanager
 async def killable(
-    admin_url: str, folder: Path, *, module: str = "gateway", gpu_name: str = "cpu", **environment: str
+    admin_url: str,
+    folder: Path,
+    *,
+    module: str = "gateway",
+    gpu_name: str = "cpu",
+    gpu: Mapping[str, str] = SLOW,
+    **environment: str,
 ) -> AsyncIterator[Killable]:
-    """``gpu_name`` says what a call costs."""
+    """``gpu_name`` says what a call costs; ``gpu`` is the environment of the GPU service."""
     port, gpu_port = free_port(), free_port()
-    gpu = gpu_process(
-        folder, gpu_port, f"http://127.0.0.1:{port}/api/generate/webhook", GPU_NAME=gpu_name, **SLOW
+    service = gpu_process(
+        folder, gpu_port, f"http://127.0.0.1:{port}/api/generate/webhook", GPU_NAME=gpu_name, **gpu
     )
     settings = {name.upper(): str(value) for name, value in FAST.items()} | environment
     gpu_url = f"http://127.0.0.1:{gpu_port}"
     gateway = gateway_process(folder, port, admin_url, gpu_url, module=module, **settings)
     try:
-        await asyncio.to_thread(gpu.start)
+        await asyncio.to_thread(service.start)
         await asyncio.to_thread(gateway.start)
-        product = Killable(admin_url, folder, gpu, f"http://127.0.0.1:{port}")
+        product = Killable(admin_url, folder, service, f"http://127.0.0.1:{port}")
         product.gateway = gateway
         yield product
     finally:
         await asyncio.to_thread(gateway.stop)
-        await asyncio.to_thread(gpu.stop)
+        await asyncio.to_thread(service.stop)
 
 
 async def restart(process: Process) -> None:

@@ -49,6 +49,7 @@ export async function upload(file) {
 // Jobs as they move: one stream for the page, closed while it is hidden, and asking where the stream is silent.
 
 const listeners = new Set();
+const returned = new Set();
 const watched = new Map(); // id -> {every, timer}
 const seen = new Map(); // id -> how it ended, for those who begin to watch after the end was told
 let source = null;
@@ -59,6 +60,9 @@ export function onJob(listener) {
   listeners.add(listener);
   if (!source && !document.hidden) connect();
 }
+
+// After the stream was away: what came while nobody listened has to be asked for.
+export const onReturn = (listener) => returned.add(listener);
 
 export function watch(job) {
   if (seen.has(job.id)) return tell(seen.get(job.id), "status");
@@ -100,7 +104,10 @@ function connect() {
   clearTimeout(reconnecting);
   source = new EventSource("/v1/events");
   source.onopen = () => {
-    if (tries > 0) for (const id of watched.keys()) ask(id); // what happened meanwhile
+    if (tries > 0) {
+      for (const id of watched.keys()) ask(id);
+      for (const listener of returned) listener();
+    }
     tries = 0;
     document.body.dataset.live = "yes";
   };
@@ -108,10 +115,17 @@ function connect() {
     tries += 1;
     document.body.dataset.live = "no";
     if (source?.readyState !== EventSource.CLOSED) return; // the browser tries by itself
+    leaveIfSignedOut();
     const wait = Math.min(30_000, 500 * 2 ** tries) * (0.5 + Math.random());
     reconnecting = setTimeout(connect, wait);
   };
   for (const name of EVENTS) source.addEventListener(name, (event) => tell(JSON.parse(event.data), name));
+}
+
+// The stream does not say why it was refused; the session does. The gate is at the same address, drafts are kept.
+async function leaveIfSignedOut() {
+  const answer = await fetch("/v1/session").catch(() => null);
+  if (answer?.status === 401) location.reload();
 }
 
 function pause() {

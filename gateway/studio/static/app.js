@@ -1,6 +1,6 @@
 // The one script of every page. The server renders; this changes things in place and calls the API for what buttons do.
 
-import { call, ended, onJob, part, watch } from "./api.js";
+import { call, ended, onJob, onReturn, part, watch } from "./api.js";
 import { refreshLive } from "./live.js";
 import { $, actions, announce, copyText, fail, setUp, stageWords, toast } from "./ui.js";
 
@@ -91,6 +91,7 @@ async function refresh() {
   const focus = document.activeElement?.id;
   if (fresh) $("main").replaceChildren(...fresh.childNodes);
   if (focus) $(focus)?.focus({ preventScroll: true });
+  watchRows();
 }
 
 // What cannot be undone is done after a while, in which it can be called off.
@@ -140,6 +141,13 @@ async function refreshRow(job) {
   if (focus) (fresh.querySelector("button, td:last-child a") ?? fresh.querySelector("a")).focus({ preventScroll: true });
 }
 
+function watchRows() {
+  for (const row of document.querySelectorAll("[data-row]")) {
+    const { status } = row.querySelector(".status").dataset;
+    watch({ id: row.dataset.row, status, poll_after_ms: 3000 });
+  }
+}
+
 const adding = new Set();
 async function addRow(job) {
   if (adding.has(job.id)) return;
@@ -184,9 +192,7 @@ if (page === "gate" && document.body.dataset.methods.includes("local")) signInLo
 if (MODULES[page]) (await import(`./${MODULES[page]}.js`)).start(page);
 if (page === "jobs" || page === "job") {
   onJob(updateRow);
-  for (const row of document.querySelectorAll("[data-row]")) {
-    const { status } = row.querySelector(".status").dataset;
-    watch({ id: row.dataset.row, status, poll_after_ms: 3000 });
-  }
+  onReturn(refresh);
+  watchRows();
 }
 document.body.dataset.ready = "yes";

@@ -1,6 +1,6 @@
 // The generate page: from a form to a picture on the stage.
 
-import { call, ended, onJob, part, randomId, unwatch, upload, watch } from "./api.js";
+import { call, ended, onJob, onReturn, part, randomId, unwatch, upload, watch } from "./api.js";
 import { $, actions, announce, closeSheet, fail, openSheet, PICTURES, showCall, stageWords, takePictures, toast } from "./ui.js";
 
 const EXAMPLES = [
@@ -37,6 +37,7 @@ export function start() {
   takePictures(bring);
   restore();
   onJob(moved);
+  onReturn(refreshRecent);
   if ($("stage").dataset.job && $("stage").querySelector(".easel:empty")) take($("stage").dataset.job);
   askPrice();
   if (innerWidth > 820 && !location.hash) $("prompt").focus({ preventScroll: true });
@@ -146,6 +147,12 @@ async function addRecent(job) {
   if (document.querySelector(`#recent [data-tile="${job.images[0].id}"]`)) return;
   $("recent").prepend(fresh);
   $("recent").closest("section").hidden = false;
+}
+
+// What other pages and programs drew while the stream was away.
+async function refreshRecent() {
+  const { data } = await call("GET", "/v1/jobs?task=image&status=completed&limit=10").catch(() => ({ data: [] }));
+  for (const job of data.reverse()) if (job.images.length) await addRecent(job);
 }
 
 // The API says no before there is a job.

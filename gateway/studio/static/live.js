@@ -1,7 +1,7 @@
 // Parts of a page that change while somebody looks at it: fetched again and put in their place, piece by piece.
 // What has the focus, what is hidden until an undo, and what was typed but not saved stay as they are.
 
-import { onJob } from "./api.js";
+import { onJob, onReturn } from "./api.js";
 
 const SOON_MS = 400;
 const MEANWHILE_MS = 5000;
@@ -18,6 +18,7 @@ const inHand = () => pressed || document.querySelector("[data-dragged]");
 // From now on, when a job of this user moves and, while something on the page is being made, every few seconds.
 export function keepLive(moves = () => true) {
   onJob((job, event) => { if (event !== "progress" && event !== "preview" && moves(job)) refreshSoon(); });
+  onReturn(refreshSoon);
   meanwhile();
 }
 
