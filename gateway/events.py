@@ -29,22 +29,31 @@ QUEUE_LIMIT = 1000
 HEAD = "select pg_snapshot_xmin(pg_current_snapshot())::text::bigint * 4096 - 1 as id"
 
 NEWS = """
-select id, job_id, user_id, event, status, stage, step, steps from private.job_events
+select id, job_id, user_id, event, status, stage, step, steps, project_id from private.job_events
 where id > %(after)s and id < pg_snapshot_xmin(pg_current_snapshot())::text::bigint * 4096
 order by id limit %(limit)s
 """
 
 MISSED = """
-select id, job_id, user_id, event, status, stage, step, steps from private.job_events
+select id, job_id, user_id, event, status, stage, step, steps, project_id from private.job_events
 where id > %(after)s and id <= %(until)s and user_id = %(user_id)s
   and (%(job_id)s::uuid is null or job_id = %(job_id)s)
+order by id
+"""
+
+MISSED_OF_PROJECT = """
+select id, job_id, user_id, event, status, stage, step, steps, project_id from private.job_events
+where id > %(after)s and id <= %(until)s and project_id = %(project_id)s
 order by id
 """
 
 
 @dataclass(frozen=True)
 class JobEvent:
-    """One move of one job; ``id`` grows with every event a listener is given."""
+    """One move of one job; ``id`` grows with every event a listener is given.
+
+    ``project_id``: the comic of whose panels it draws one.
+    """
 
     id: int
     job_id: UUID
@@ -54,15 +63,21 @@ class JobEvent:
     stage: str | None
     step: int
     steps: int
+    project_id: UUID | None = None
 
 
 @dataclass(eq=False)
 class Listener:
-    user_id: UUID
-    job_id: UUID | None
+    """Who listens to a project is given everybody's jobs in it; whether they may is for the caller to say."""
+
+    user_id: UUID | None
+    job_id: UUID | None = None
+    project_id: UUID | None = None
     queue: asyncio.Queue[JobEvent | None] = field(default_factory=asyncio.Queue)
 
     def wants(self, event: JobEvent) -> bool:
+        if self.project_id is not None:
+            return event.project_id == self.project_id
         return event.user_id == self.user_id and self.job_id in (None, event.job_id)
 
 
@@ -95,6 +110,11 @@ class EventHub:
         if self._listeners:
             self._news.set()
 
+    async def head(self) -> int:
+        """The id behind which everything is that happens from now on."""
+        row = await self._db.one(HEAD, {})
+        return int(row["id"]) if row else 0
+
     @asynccontextmanager
     async def listen(
         self, user_id: UUID, job_id: UUID | None = None, after: int | None = None
@@ -103,7 +123,19 @@ class EventHub:
 
         They start behind ``after``, or behind that id when it is None.
         """
-        listener = Listener(user_id, job_id)
+        async with self._listening(Listener(user_id, job_id), after) as joined:
+            yield joined
+
+    @asynccontextmanager
+    async def listen_to_project(self, project_id: UUID, after: int) -> AsyncIterator[AsyncIterator[JobEvent]]:
+        """The events of everybody's jobs in a project, behind ``after``."""
+        async with self._listening(Listener(None, project_id=project_id), after) as (_, events):
+            yield events
+
+    @asynccontextmanager
+    async def _listening(
+        self, listener: Listener, after: int | None
+    ) -> AsyncIterator[tuple[int, AsyncIterator[JobEvent]]]:
         since = await self._join(listener)
         try:
             yield since, self._events(listener, since, after)
@@ -116,16 +148,16 @@ class EventHub:
             if self._closed:
                 listener.queue.put_nowait(None)
             if not self._listeners:
-                row = await self._db.one(HEAD, {})
-                self._cursor = row["id"] if row else 0
+                self._cursor = await self.head()
             self._listeners.add(listener)
             self._news.set()
             return self._cursor
 
     async def _events(self, listener: Listener, since: int, after: int | None) -> AsyncIterator[JobEvent]:
         if after is not None:
-            window = {"after": after, "until": since, "user_id": listener.user_id, "job_id": listener.job_id}
-            for row in await self._db.all(MISSED, window):
+            of_whom = {name: getattr(listener, name) for name in ("user_id", "job_id", "project_id")}
+            missed = MISSED if listener.project_id is None else MISSED_OF_PROJECT
+            for row in await self._db.all(missed, {"after": after, "until": since, **of_whom}):
                 yield JobEvent(**row)
         while (event := await listener.queue.get()) is not None:
             yield event

@@ -27,6 +27,7 @@ from gateway.comics.plan import PANEL, PanelPlan
 from gateway.comics.rendering import ComicRenderer
 from gateway.comics.repository import ComicRows
 from gateway.comics.service import Comics
+from gateway.comics.watching import ComicEvents
 from gateway.config import Settings
 from gateway.db import Database
 from gateway.events import EventHub
@@ -123,6 +124,7 @@ class Services:
     comics: Comics
     panels: Panels
     comic_renderer: ComicRenderer
+    comic_events: ComicEvents
     exports: Exports
     openai_images: OpenAIImages
     models: Models
@@ -228,6 +230,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             comics=Comics(comic_rows),
             panels=Panels(comic_rows, jobs, PanelDrawing(jobs, characters, gpu, settings)),
             comic_renderer=ComicRenderer(comic_rows, renderer, settings.public_url),
+            comic_events=ComicEvents(comic_rows, hub),
             exports=Exports(comic_rows, buckets, Faces(settings.lettering_font_files)),
             openai_images=OpenAIImages(jobs, images, uploads, renderer),
             models=Models(db, gpu, settings.default_model),

@@ -1,14 +1,18 @@
 """``/v1/comics``: comics, their members and their chapters.  Panels have ``panel_routes``."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated, cast
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from gateway.auth import AuthenticatedRoute, Generator, Reader
 from gateway.comics import schemas
 from gateway.comics.rendering import ComicRenderer
 from gateway.comics.service import Comics
+from gateway.comics.watching import ComicEvents
+from gateway.jobs.streams import LastEventId, documented, event_id, event_stream
 
 router = APIRouter(route_class=AuthenticatedRoute, tags=["comics"])
 
@@ -66,6 +70,34 @@ async def change_comic(
 async def delete_comic(project_id: UUID, caller: Generator, service: Service) -> None:
     """Delete a comic with everything in it; only its owner may, and nothing brings it back."""
     await service.delete(caller, project_id)
+
+
+@router.get(
+    "/v1/comics/{project_id}/events",
+    response_class=EventSourceResponse,
+    responses=documented("PanelEvents"),
+)
+async def stream_comic_events(
+    project_id: UUID,
+    request: Request,
+    caller: Reader,
+    render: Render,
+    last_event_id: LastEventId = None,
+) -> EventSourceResponse:
+    """What becomes of a comic's panels, as server-sent events from now on, for every member.
+
+    `status`, `progress`, `ready` and `failed`, each with the panel and the stage of its job. `Last-Event-ID`
+    resumes without loss.
+    """
+    watching = cast(ComicEvents, request.app.state.comic_events)
+    after = await watching.start(caller, project_id, event_id(last_event_id))
+
+    async def events() -> AsyncIterator[ServerSentEvent]:
+        async for number, event, panel, job in watching.stream(caller, project_id, after):
+            shown = await render.event(panel, job)
+            yield ServerSentEvent(shown.model_dump_json(), event=event, id=str(number))
+
+    return event_stream(events())
 
 
 @router.get("/v1/comics/{project_id}/members")

@@ -1,29 +1,27 @@
 """``/v1/jobs``, its event streams, the GPU service's webhook, and the compatibility paths."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from psycopg.rows import DictRow
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.background import BackgroundTask
 
 from gateway.auth import AuthenticatedRoute, Generator, Principal, Reader
-from gateway.errors import Malformed, PayloadTooLarge
+from gateway.errors import PayloadTooLarge
 from gateway.jobs import schemas
 from gateway.jobs.answers import Prefer, answer_again, answer_created, answer_job, kept
 from gateway.jobs.callbacks import Callbacks
 from gateway.jobs.rendering import Renderer, etag, jobs_etag
 from gateway.jobs.service import JobService, Replay
+from gateway.jobs.streams import LastEventId, documented, event_id, event_stream
 from gateway.jobs.submission import Submitted
 from modal_app.contract import EVENT_LIMIT_BYTES
 
-HEARTBEAT_SECONDS = 15
-EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string", "title": "JobEvents"}}}}
-}
+EVENTS = documented("JobEvents")
 
 router = APIRouter(route_class=AuthenticatedRoute, tags=["jobs"])
 callback_router = APIRouter(tags=["callbacks"])
@@ -39,7 +37,6 @@ def _renderer(request: Request) -> Renderer:
 
 Service = Annotated[JobService, Depends(_service)]
 Render = Annotated[Renderer, Depends(_renderer)]
-LastEventId = Annotated[str | None, Header(alias="Last-Event-ID")]
 
 
 @router.post("/v1/jobs", status_code=202, response_model=schemas.Job)
@@ -216,20 +213,11 @@ def _metadata(request: Request) -> dict[str, str]:
 def _event_stream(
     service: JobService, render: Renderer, caller: Principal, job_id: UUID | None, last_event_id: str | None
 ) -> EventSourceResponse:
-    after = _event_id(last_event_id)
+    after = event_id(last_event_id)
 
     async def events() -> AsyncIterator[ServerSentEvent]:
-        async for event_id, event, row in service.stream(caller, job_id, after):
+        async for number, event, row in service.stream(caller, job_id, after):
             shown = await render.event(row)
-            yield ServerSentEvent(shown.model_dump_json(), event=event, id=str(event_id))
+            yield ServerSentEvent(shown.model_dump_json(), event=event, id=str(number))
 
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return EventSourceResponse(events(), ping=HEARTBEAT_SECONDS, headers=headers)
-
-
-def _event_id(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise Malformed("Last-Event-ID is not an id of this stream.", code="invalid_last_event_id")
-    return int(text)
+    return event_stream(events())

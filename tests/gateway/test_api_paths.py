@@ -56,7 +56,7 @@ COMICS = (
     *("PUT /v1/comics/chapters/{id}/panels/order", "POST /v1/comics/chapters/{id}/panels"),
     *("GET /v1/comics/panels/{id}", "PATCH /v1/comics/panels/{id}", "DELETE /v1/comics/panels/{id}"),
     *("POST /v1/comics/panels/{id}/regenerate", "GET /v1/comics/panels/{id}/debug"),
-    "GET /v1/comics/{id}/export",
+    *("GET /v1/comics/{id}/events", "GET /v1/comics/{id}/export"),
 )
 OPERATIONS = (
     *("GET /v1/usage", "GET /v1/usage/forecast", "GET /v1/budget", "PUT /v1/budget"),

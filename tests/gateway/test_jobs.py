@@ -306,14 +306,21 @@ async def test_priority_decides_inside_a_users_queue(product: Stack) -> None:
 
 
 async def read_events(
-    user: User, path: str, *, after: int | None = None, last: Callable[[Event], bool] = lambda event: False
+    user: User,
+    path: str,
+    *,
+    after: int | None = None,
+    last: Callable[[Event], bool] = lambda event: False,
+    opened: asyncio.Event | None = None,
 ) -> list[Event]:
-    """The events of a stream up to its end or to the ``last`` one."""
+    """The events of a stream up to its end or to the ``last`` one; ``opened`` is set once it is there."""
     headers = {} if after is None else {"Last-Event-ID": str(after)}
     events: list[Event] = []
     fields: dict[str, str] = {}
     async with user.http.stream("GET", path, headers=headers) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
+        if opened:
+            opened.set()
         async for line in stream.aiter_lines():
             name, _, value = line.partition(": ")
             if line:

@@ -21,7 +21,7 @@ CHECKS = (
     *("not_a_server_error", "status_code_conformance", "content_type_conformance"),
     *("response_schema_conformance", "response_headers_conformance"),
 )
-ENDLESS = ("stream_events", "stream_job_events")
+ENDLESS = ("stream_events", "stream_job_events", "stream_comic_events")
 """Streams that a client leaves, tested with the events."""
 FUZZ_SECONDS = int(os.environ.get("FUZZ_SECONDS", "0"))
 BRIEF = ("--phases=examples,fuzzing", "--max-examples=2", "--generation-deterministic")
