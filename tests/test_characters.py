@@ -199,9 +199,33 @@ async def test_a_character_from_a_lora_has_three_views_drawn_with_it(studio: Sta
     assert max(blueness(each) for each in seen) < 0.002, "sepia has made the hat brown"
     project = (await user.http.get(f"/v1/comics/{comic['id']}")).json()
     assert project["base_model_group"] == lora["base_model_group"] == "Tiny"
-    turned = await post(user, character, "generate-360-set", angles=[0])
-    assert turned["images"][0]["status"] == "succeeded"
+    await drawn_from_all_sides_and_somewhere(studio, user, character, lora)
     await drawn_anew(user, character, lora)
+
+
+async def drawn_from_all_sides_and_somewhere(
+    studio: Stack, user: User, character: dict[str, Any], lora: dict[str, Any]
+) -> None:
+    """With the LoRA and its trained words, beside the reference; without it from the reference alone."""
+    turned = await post(user, character, "generate-360-set", angles=[0, 90])
+    placed = await post(user, character, "generate-scene-image", sceneContext="in a forest")
+    scene = "zkw, the same character, in a forest"
+    assert placed["images"][0]["prompt"] == scene
+    for image in (*turned["images"], *placed["images"]):
+        request = sent(studio, image["job_id"])
+        assert request["model"] == "tiny-qwen-edit"
+        assert request["prompt"].startswith("zkw, the same character, ")
+        assert [use["sha256"] for use in request["loras"]] == [lora["sha256"]]
+        assert len(request["references"]) == 1
+        assert blueness(await pixels(user, image["media"]["url"])) < 0.002, "sepia here too"
+
+
+def sent(studio: Stack, job_id: str) -> dict[str, Any]:
+    """What the GPU service was asked for a picture."""
+    (call,) = studio.rows(
+        "select request from private.generation_calls where job_id = %s and task = 'image'", job_id
+    )
+    return dict(call["request"])
 
 
 async def drawn_anew(user: User, character: dict[str, Any], lora: dict[str, Any]) -> None:
@@ -215,6 +239,8 @@ async def drawn_anew(user: User, character: dict[str, Any], lora: dict[str, Any]
     gone = await user.http.post(f"/v1/characters/{character['id']}/generate-initial-image", json={})
     assert (gone.status_code, gone.json()["code"]) == (400, "lora_deleted")
     assert gone.json()["how_to_fix"]
+    alone = await post(user, character, "generate-scene-image", sceneContext="at night")
+    assert alone["images"][0]["prompt"] == "the same character, at night"
 
 
 async def test_the_base_model_that_a_project_has_stays(studio: Stack) -> None:

@@ -90,6 +90,12 @@ class Drawing:
         )
         return asked(columns, prompt, references)
 
+    async def beside_references(self, lora: Lora) -> Lora | None:
+        """The LoRA, where a model that is served takes it together with pictures to draw from."""
+        model = self._model(1, lora)
+        takes = "loras" in model.supports and "reference" in model.roles
+        return lora if takes and await self._jobs.serves(model) else None
+
     async def _columns(
         self,
         character_id: UUID,

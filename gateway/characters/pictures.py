@@ -29,6 +29,7 @@ from gateway.errors import (
 )
 from gateway.gpu import GpuClient, GpuError
 from gateway.jobs import recipes
+from gateway.jobs.loras import Lora
 from gateway.jobs.plans import Statement, child_id
 from gateway.jobs.service import Created, JobService, Replay
 from gateway.jobs.submission import Submission
@@ -97,11 +98,12 @@ class CharacterPictures:
         """One picture for each angle, of one seed, each a job of its own; appended to what is there."""
         character = await self._characters.owned(caller, character_id)
         reference = (await self._characters.files(character, body.reference_image_id))[0]
-        first = await self._drawing.view(character_id, "portfolioItem", 1)
+        lora = await self._lora(caller, character)
+        first = await self._drawing.view(character_id, "portfolioItem", 1, lora)
         pictures = {}
         for angle in dict.fromkeys(body.angles):
             columns = {**first, "inputs": {**first["inputs"], "angle": angle}}
-            pictures[f"angle-{angle:03}"] = asked(columns, angle_prompt(angle), [reference])
+            pictures[f"angle-{angle:03}"] = asked(columns, _called(angle_prompt(angle), lora), [reference])
         columns = {
             **recipes.task_columns("profile", first["model"], {}),
             **{"plan": PICTURE_SET, "image_kind": "portfolioItem"},
@@ -115,8 +117,9 @@ class CharacterPictures:
         character = await self._characters.owned(caller, character_id)
         _refuse_minors(character, body.sceneContext)
         reference = (await self._characters.files(character))[0]
-        prompt = scene_prompt(body.sceneContext)
-        columns = await self._drawing.picture(character_id, "scene", prompt, [reference])
+        lora = await self._lora(caller, character)
+        prompt = _called(scene_prompt(body.sceneContext), lora)
+        columns = await self._drawing.picture(character_id, "scene", prompt, [reference], lora)
         return await self._jobs.create_task(caller, columns, submission)
 
     async def wait(self, caller: Principal, row: DictRow) -> DictRow:
@@ -154,9 +157,7 @@ class CharacterPictures:
         files = await self._rows.delete_image(character_id, image_id)
         done = [schemas.DeletedItem(target="metadata", ok=True)]
         done += [await self._delete_file(file) for file in files]
-        if image["kind"] == "reference":
-            done += [await self._delete_copy(file) for file in files]
-        return done
+        return [*done, *[await self._delete_copy(file) for file in files]]
 
     async def _try_initial(
         self,
@@ -182,6 +183,11 @@ class CharacterPictures:
             caller, columns, submission, job_id=uuid4(), also=[emptied] if first else []
         )
 
+    async def _lora(self, caller: Principal, character: DictRow) -> Lora | None:
+        """What a character that a LoRA was trained on is drawn with, beside its reference."""
+        lora = await self._sources.lora(caller, character)
+        return lora and await self._drawing.beside_references(lora)
+
     async def _delete_file(self, file: DictRow) -> schemas.DeletedItem:
         """Now, so that the answer can say so; the worker comes back for what would not go."""
         try:
@@ -192,13 +198,17 @@ class CharacterPictures:
         return schemas.DeletedItem(target="file", ok=True)
 
     async def _delete_copy(self, file: DictRow) -> schemas.DeletedItem:
-        """The GPU service's copy of a reference: asked for once, and never again."""
+        """The GPU service's copy, of what was drawn from or looked at: asked for once, and never again."""
         try:
             await self._gpu.forget(file["sha256"])
         except GpuError as error:
             log.warning("copy_not_removed", sha256=file["sha256"], error=str(error))
             return schemas.DeletedItem(target="remote", ok=False, error=str(error))
         return schemas.DeletedItem(target="remote", ok=True)
+
+
+def _called(prompt: str, lora: Lora | None) -> str:
+    return recipes.called(prompt, lora.trigger_words) if lora else prompt
 
 
 def _refuse_minors(character: DictRow, *texts: str) -> None:

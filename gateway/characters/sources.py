@@ -47,6 +47,12 @@ class Sources:
             return Source(row["upload_id"], photo=await self._photo(caller, row["upload_id"]))
         return Source()
 
+    async def lora(self, caller: Principal, row: DictRow) -> Lora | None:
+        """That of a character which there are pictures of: None when it has none, or has it no more."""
+        with suppress(BadRequest):
+            return await self._lora(caller, row)
+        return None
+
     async def keep(self, source: Source) -> None:
         """The sweep leaves the photo alone from now on."""
         if source.upload_id is not None:

@@ -12,6 +12,7 @@ from gateway.comics.prompts import Use, chosen_references, context_of, framed
 from gateway.config import Settings
 from gateway.errors import BadRequest
 from gateway.gpu import GpuClient
+from gateway.jobs import recipes
 from gateway.jobs.schemas import JobCreate, LoraUse
 from gateway.jobs.service import JobService
 from gateway.safety import refuse_minors
@@ -145,14 +146,15 @@ class PanelDrawing:
             prompt=panel["prompt"],
             model=_checkpoint(comic) or "auto",
             style=style if panel["enhance"] else None,
-            enhance=panel["enhance"],
+            enhance=True,  # which finds the words that call the LoRAs
             loras=[LoraUse(lora=str(member["lora_id"])) for member in cast],
             seed=panel["seed"],
         )
         first = await self._jobs.recipe(caller, body)
         model = catalog.find(first["model"])
         assert model is not None
-        return await self._at_preset(caller, body, model)
+        columns = await self._at_preset(caller, body, model)
+        return columns if panel["enhance"] else _raw(columns)
 
     async def _at_preset(self, caller: Principal, body: JobCreate, model: Model) -> dict[str, Any]:
         """The same once more, at what of the preset its model takes."""
@@ -198,6 +200,14 @@ def _worded(panel: Panel, comic: Mapping[str, Any], uses: Sequence[Use], cast: C
     style = styles.find(name) if name else None
     worded = styles.apply(style, framed(prompt, uses, cast))
     return {"prompt_final": worded, "style": style.id if style else None, "enhance_status": "fallback"}
+
+
+def _raw(columns: dict[str, Any]) -> dict[str, Any]:
+    """Columns of a prompt that goes as it came, whole, behind the words that call its LoRAs."""
+    words = columns["inputs"]["enhance"]["trained_words"]
+    inputs = {name: value for name, value in columns["inputs"].items() if name != "enhance"}
+    prompt = recipes.called(columns["prompt_input"], words)
+    return {**columns, "prompt_final": prompt, "enhance_status": "off", "inputs": inputs}
 
 
 def _checkpoint(comic: Mapping[str, Any]) -> str | None:

@@ -11,9 +11,9 @@ from gateway.comics import schemas, statements
 from gateway.comics.drawing import PanelDrawing
 from gateway.comics.repository import ComicRows
 from gateway.comics.service import style_id
-from gateway.errors import BadRequest, Conflict, NotFound
+from gateway.errors import Conflict, NotFound
 from gateway.jobs.plans import Statement, child_id
-from gateway.jobs.schemas import PROMPT_LIMIT
+from gateway.jobs.recipes import refuse_long
 from gateway.jobs.service import Created, JobService, Replay
 from gateway.jobs.submission import Submission
 from gateway.safety import refuse_minors
@@ -32,7 +32,7 @@ class Panels:
     ) -> Created | Replay:
         """The job of the new panel, at the end of its chapter; ``inputs`` of its row name the panel."""
         comic = await self._rows.editable_comic_of(caller, chapter_id)
-        _require_short(body.prompt)
+        refuse_long(body.prompt)
         panel = {
             **body.model_dump(exclude={"max_attempts"}),
             **{"id": uuid4(), "chapter_id": chapter_id, "project_id": comic["id"]},
@@ -55,7 +55,7 @@ class Panels:
     async def change(self, caller: Principal, panel_id: UUID, body: schemas.PanelChange) -> DictRow:
         panel = await self._rows.editable_panel(caller, panel_id)
         if body.prompt is not None:
-            _require_short(body.prompt)
+            refuse_long(body.prompt)
             refuse_minors(body.prompt)
         await self._rows.change_panel(caller, panel_id, body.model_dump(include={"prompt", "caption"}))
         if body.chapter_id is not None or body.position is not None:
@@ -119,12 +119,3 @@ class Panels:
         except NotFound:
             return None, []
         return job, await self._jobs.calls(caller, job["id"])
-
-
-def _require_short(prompt: str) -> None:
-    if len(prompt) > PROMPT_LIMIT:
-        raise BadRequest(
-            f"A panel's prompt has at most {PROMPT_LIMIT} characters; this one has {len(prompt)}.",
-            code="prompt_too_long",
-            param="prompt",
-        )

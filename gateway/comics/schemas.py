@@ -4,9 +4,9 @@ import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from gateway.jobs.schemas import Image, Job, JobCall, JobPrompt, Text, says_something
+from gateway.jobs.schemas import Image, Job, JobCall, JobPrompt, PromptOfAnyLength, Text
 
 PanelStatus = Literal["pending", "generating", "ready", "failed"]
 PanelMode = Literal["reference", "lora"]
@@ -20,8 +20,6 @@ Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 Caption = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500, pattern=_LINE)]
 BaseModelName = Annotated[Text, Field(min_length=1, max_length=50)]
 StyleName = Annotated[Text, Field(max_length=80)]
-PanelPrompt = Annotated[Text, AfterValidator(says_something)]
-"""Too long a one is a broken precondition, and told so, not malformed."""
 Seed = Annotated[int, Field(ge=0, lt=2**63 - 10)]
 
 
@@ -67,7 +65,7 @@ class MemberAdd(Body):
 class PanelCreate(Body):
     """``character_ids`` in the order in which the picture names them; their references go along so."""
 
-    prompt: PanelPrompt = Field(description="At most 1,500 characters.")
+    prompt: PromptOfAnyLength
     character_ids: list[UUID] = Field(default=[], max_length=10)
     enhance: bool = True
     mode: PanelMode = "reference"
@@ -89,7 +87,7 @@ class PanelCreate(Body):
 class PanelChange(Body):
     """A new prompt is drawn with ``regenerate``. A panel moves to ``position``, 1 to n, or to the end."""
 
-    prompt: PanelPrompt | None = None
+    prompt: PromptOfAnyLength | None = None
     caption: Caption | None = None
     chapter_id: UUID | None = None
     position: int | None = Field(None, ge=1)

@@ -6,7 +6,7 @@ from typing import Any
 import styles
 from gateway.errors import BadRequest, Malformed
 from gateway.jobs.loras import LoraInUse
-from gateway.jobs.schemas import EstimateWarning, JobCreate
+from gateway.jobs.schemas import PROMPT_LIMIT, EstimateWarning, JobCreate
 from gateway.usage.estimator import Estimate
 from modal_app import catalog
 from modal_app.catalog import Model
@@ -27,6 +27,16 @@ UNPRICED: dict[str, Any] = {
 """Columns of a job that is not expected to cost anything, or nobody knows what."""
 NO_PLAN: dict[str, Any] = {"plan": None, "inputs": {}, "image_kind": "generation"}
 """Columns of a job that the plan of its task leads and nothing was told."""
+
+
+def refuse_long(prompt: str) -> None:
+    """BadRequest that names ``prompt`` when it is longer than a prompt may be."""
+    if len(prompt) > PROMPT_LIMIT:
+        raise BadRequest(
+            f"A prompt has at most {PROMPT_LIMIT} characters; this one has {len(prompt)}.",
+            code="prompt_too_long",
+            param="prompt",
+        )
 
 
 def refuse_unsupported(body: JobCreate, model: Model) -> None:
@@ -102,13 +112,18 @@ def final_prompt(prompt: str, style_id: str | None, references: list[dict[str, A
 
 def with_trained_words(prompt: str, trained_words: list[str]) -> str:
     """The prompt behind the words that call a LoRA, at most ``ENHANCED_LIMIT`` characters of whole words."""
+    text = called(prompt, trained_words)
+    if text == prompt or len(text) <= ENHANCED_LIMIT:
+        return text
+    return text[: ENHANCED_LIMIT + 1].rpartition(" ")[0] or text[:ENHANCED_LIMIT]
+
+
+def called(prompt: str, trained_words: Sequence[str]) -> str:
+    """The whole prompt behind the words that call a LoRA, unless it begins with them."""
     words = ", ".join(word.strip() for word in trained_words if word.strip())
     if not words or prompt.lower().startswith(words.lower()):
         return prompt
-    text = f"{words}, {prompt}"
-    if len(text) <= ENHANCED_LIMIT:
-        return text
-    return text[: ENHANCED_LIMIT + 1].rpartition(" ")[0] or text[:ENHANCED_LIMIT]
+    return f"{words}, {prompt}"
 
 
 def task_columns(task: str, model: str, request: dict[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,12 @@ def _multiple(pixels: int) -> int:
 
 Text = Annotated[str, AfterValidator(storable)]
 Words = Annotated[str, Field(max_length=PROMPT_LIMIT), AfterValidator(storable)]
+PromptOfAnyLength = Annotated[
+    Text,
+    AfterValidator(says_something),
+    Field(description="At most 1,500 characters.", json_schema_extra={"pattern": r"\S"}),
+]
+"""Too long a one is a broken precondition, and told so (``recipes.refuse_long``), not malformed."""
 Prompt = Annotated[Words, AfterValidator(says_something), Field(json_schema_extra={"pattern": r"\S"})]
 Address = Annotated[
     str,

@@ -501,10 +501,14 @@ class JobService:
         refuse_unfit(loras, model)
         return model
 
+    async def serves(self, model: Model) -> bool:
+        """Whether the running GPU service draws with it, as far as it has told."""
+        served = await self._gpu.served()
+        return served is None or model.id in served.models
+
     async def _served(self, model: Model) -> Model:
         """The same; BadRequest when the running GPU service does not draw with it."""
-        served = await self._gpu.served()
-        if served is not None and model.id not in served.models:
+        if not await self.serves(model):
             raise BadRequest(
                 f"The running GPU service does not serve `{model.id}`.",
                 code="model_unavailable",

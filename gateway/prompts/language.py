@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import styles
 from gateway.auth import AuthenticatedRoute, Generator
-from gateway.jobs.schemas import Prompt, Text
+from gateway.jobs.recipes import refuse_long
+from gateway.jobs.schemas import Prompt, PromptOfAnyLength, Text
 from gateway.jobs.service import JobService
 from gateway.safety import refuse_minors
 from modal_app.contract import EnhanceResult, ParseResult
@@ -23,7 +24,7 @@ class EnhanceBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt: Prompt
+    prompt: PromptOfAnyLength
     mode: Literal["lora", "reference"] = "reference"
     trained_words: list[Text] = Field(default=[], max_length=50)
     names: list[Text] = Field(default=[], max_length=10)
@@ -41,7 +42,7 @@ class Enhanced(BaseModel):
 class ParseBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    prompt: Prompt
+    prompt: PromptOfAnyLength
 
 
 class Parsed(BaseModel):
@@ -66,6 +67,7 @@ Service = Annotated[JobService, Depends(_service)]
 @router.post("/v1/prompts/enhance")
 async def enhance_prompt(body: EnhanceBody, caller: Generator, service: Service) -> Enhanced:
     """A plain prompt rewritten in detail: 1,500 characters at most, cut at the end of a word."""
+    refuse_long(body.prompt)
     refuse_minors(body.prompt)
     context = [body.context] if isinstance(body.context, str) else body.context
     asked = body.model_dump(include={"prompt", "mode", "trained_words", "names"}) | {"context": context}
@@ -78,6 +80,7 @@ async def enhance_prompt(body: EnhanceBody, caller: Generator, service: Service)
 @router.post("/api/parse-prompt", include_in_schema=False)
 async def parse_prompt(body: ParseBody, caller: Generator, service: Service) -> Parsed:
     """What a sentence asks for: subject, house style, franchise, product, and what it does not want."""
+    refuse_long(body.prompt)
     asked = {"prompt": body.prompt, "styles": style_words(), "franchises": franchise_words()}
     answer = cast(ParseResult, await service.run(caller, "parse", asked, WAIT_SECONDS))
     return Parsed(**answer.model_dump(exclude={"task"}))

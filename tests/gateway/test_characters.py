@@ -4,6 +4,7 @@ import asyncio
 import io
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,9 +14,12 @@ import structlog
 from PIL import Image
 
 from gateway.characters import pictures
+from gateway.characters.drawing import Drawing
 from gateway.characters.prompts import ANGLES
 from gateway.gpu import GpuRefused, GpuUnreachable
+from gateway.jobs.loras import Lora
 from gateway.storage import StorageError
+from modal_app.catalog import Model
 from tests.gateway.conftest import DRAWN_BY, INSTANT
 from tests.gateway.test_pictures import drawn as painted
 from tests.gateway.test_pictures import encoded, jpeg_of, with_metadata
@@ -608,6 +612,29 @@ async def test_a_set_is_drawn_from_all_sides_and_appended(studio: Stack) -> None
     assert answer == (400, "no_reference")
 
 
+@pytest.mark.parametrize(
+    ("group", "served", "goes"),
+    [
+        ("Qwen", ["qwen-image", "qwen-image-edit"], True),
+        ("Qwen", ["qwen-image"], False),
+        ("Qwen", None, True),
+        ("tiny", ["tiny-qwen-edit"], True),
+        ("Flux1", ["flux1-dev", "qwen-image-edit"], False),
+        ("SDXL", ["sdxl", "qwen-image-edit"], False),
+    ],
+)
+async def test_a_lora_goes_beside_a_reference_where_a_served_model_takes_both(
+    group: str, served: list[str] | None, *, goes: bool
+) -> None:
+    async def serves(model: Model) -> bool:
+        return served is None or model.id in served
+
+    settings = SimpleNamespace(default_model="qwen-image", default_edit_model="qwen-image-edit")
+    drawing = Drawing(SimpleNamespace(serves=serves), settings)  # type: ignore[arg-type]
+    lora = Lora(uuid4(), "ana", group, ("zkw",), "0" * 64, "loras", "a")
+    assert await drawing.beside_references(lora) == (lora if goes else None)
+
+
 async def test_one_failed_angle_leaves_a_row_that_says_why(studio: Stack) -> None:
     user = studio.new_user()
     character = await ready(user)
@@ -673,13 +700,43 @@ async def test_a_deleted_picture_tells_of_each_part(studio: Stack) -> None:
     character = await ready(user)
     for image in await images(user, character):
         answer = await user.http.delete(at(character, f"/images/{image['id']}"))
-        targets = ["metadata", "file", *(["remote"] if image["kind"] == "reference" else [])]
         assert [(part["target"], part["ok"]) for part in answer.json()["deleted"]] == [
-            (target, True) for target in targets
+            ("metadata", True),
+            ("file", True),
+            ("remote", True),
         ]
         assert (await user.http.delete(at(character, f"/images/{image['id']}"))).status_code == 404
     assert [key for key in studio.objects() if key.startswith(f"{user.id}/")] == []
     assert await images(user, character) == []
+
+
+async def test_a_portfolio_is_n_files_and_n_rows_and_deleting_takes_both_and_asks_for_the_copies(
+    studio: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = studio.new_user()
+    character = await ready(user)
+    drawn = (await ask(user, at(character, "/generate-360-set"), angles=[0, 90, 180]))["images"]
+    kept = "select i.id::text, a.key from public.character_images i join public.generated_assets a"
+    kept += " on a.id = i.asset_id where i.kind = 'portfolioItem' and i.character_id = %s"
+    rows = studio.rows(f"{kept} and i.deleted_at is null and a.deleted_at is null", character["id"])
+    assert {row["id"] for row in rows} == {image["id"] for image in drawn}
+    assert {row["key"] for row in rows} <= set(studio.objects())
+    assert len({row["key"] for row in rows}) == len(drawn) == 3
+    gpu, asked = studio.app.state.gpu, []  # type: ignore[union-attr]
+    forget = gpu.forget
+
+    async def watched(sha256: str) -> None:
+        asked.append(sha256)
+        await forget(sha256)
+
+    monkeypatch.setattr(gpu, "forget", watched)
+    for image in drawn:
+        parts = (await user.http.delete(at(character, f"/images/{image['id']}"))).json()["deleted"]
+        assert [part["target"] for part in parts if part["ok"]] == ["metadata", "file", "remote"]
+    assert asked == [image["media"]["sha256"] for image in drawn]
+    assert not {row["key"] for row in rows} & set(studio.objects())
+    assert await images(user, character, kind="portfolioItem") == []
+    assert not studio.rows(f"{kept} and (i.deleted_at is null or a.deleted_at is null)", character["id"])
 
 
 async def test_a_remote_copy_that_stays_is_told_and_asked_for_once(
