@@ -90,6 +90,10 @@ class ComicRows:
     async def chapter(self, caller: Principal, chapter_id: UUID) -> DictRow:
         return _found(await self._one(caller, sql.CHAPTER, {"id": chapter_id}), "chapter", chapter_id)
 
+    async def drift(self, caller: Principal, chapter_id: UUID) -> DictRow:
+        """``panels`` of a chapter with their consistency, and ``names`` of who is in them."""
+        return _found(await self._one(caller, sql.DRIFT, {"id": chapter_id}), "chapter", chapter_id)
+
     async def create_chapter(self, caller: Principal, comic_id: UUID, name: str | None) -> DictRow:
         await self.require_editor(caller, comic_id)
         async with self._comic_locked(caller, comic_id) as connection:

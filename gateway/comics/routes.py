@@ -151,6 +151,14 @@ async def delete_chapter(chapter_id: UUID, caller: Generator, service: Service) 
     await service.delete_chapter(caller, chapter_id)
 
 
+@router.get("/v1/comics/chapters/{chapter_id}/consistency")
+async def chapter_consistency(
+    chapter_id: UUID, caller: Reader, service: Service
+) -> schemas.ChapterConsistency:
+    """How like themselves the characters stay: the score of each in every panel of a chapter, in order."""
+    return await service.drift(caller, chapter_id)
+
+
 @router.put("/v1/comics/chapters/{chapter_id}/panels/order")
 async def order_panels(
     chapter_id: UUID, body: schemas.Order, caller: Generator, service: Service, render: Render

@@ -209,6 +209,39 @@ class MemberList(BaseModel):
     has_more: bool = False
 
 
+class PanelDrift(BaseModel):
+    """How like themselves everybody is in one panel; ``judge`` is null where nobody has looked at it."""
+
+    panel_id: UUID
+    position: int
+    status: PanelStatus
+    score: float | None = Field(description="0 to 100, of whoever came out worst.")
+    per_character: list[CharacterScore]
+    threshold: float | None = Field(description="From which somebody counts as the same, for this judge.")
+    judge: Literal["model", "rules"] | None
+    attempts: int
+
+
+class CharacterDrift(BaseModel):
+    """A line of the chart. ``name`` is null where the caller does not see the character."""
+
+    character_id: UUID
+    name: str | None
+    panels: int = Field(description="In how many the character was looked at.")
+    mean: float
+    lowest: float
+    below_threshold: int
+
+
+class ChapterConsistency(BaseModel):
+    """``panels`` in their order, ``characters`` as they enter."""
+
+    object: Literal["chapter.consistency"] = "chapter.consistency"
+    chapter_id: UUID
+    panels: list[PanelDrift]
+    characters: list[CharacterDrift]
+
+
 class PanelReference(BaseModel):
     """A picture that the panel was drawn from, in the order in which the model got it."""
 

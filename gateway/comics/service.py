@@ -9,6 +9,7 @@ from psycopg.rows import DictRow
 import styles
 from gateway.auth import Principal
 from gateway.comics import schemas
+from gateway.comics.drift import drift_of
 from gateway.comics.repository import ComicRows
 from gateway.errors import BadRequest
 from modal_app import catalog
@@ -55,6 +56,10 @@ class Comics:
         self, caller: Principal, chapter_id: UUID, body: schemas.ChapterChange
     ) -> DictRow:
         return await self._rows.change_chapter(caller, chapter_id, body.name)
+
+    async def drift(self, caller: Principal, chapter_id: UUID) -> schemas.ChapterConsistency:
+        """How like themselves the characters stay from panel to panel."""
+        return drift_of(await self._rows.drift(caller, chapter_id))
 
     async def delete_chapter(self, caller: Principal, chapter_id: UUID) -> None:
         await self._rows.delete_chapter(caller, chapter_id)

@@ -104,6 +104,19 @@ from unnest(%(ids)s::uuid[]) with ordinality as wanted (id, n)
 where c.id = wanted.id and c.project_id = %(id)s and c.position <> wanted.n
 """
 
+# Names of characters as far as the caller sees them: another member's are not theirs to read.
+DRIFT = """
+select c.id, c.project_id,
+  (select coalesce(jsonb_agg(jsonb_build_object('id', a.id, 'position', a.position, 'status', a.status,
+      'consistency', a.consistency, 'attempts', a.attempts) order by a.position), '[]')
+   from public.comic_panels a where a.chapter_id = c.id) as panels,
+  (select coalesce(jsonb_object_agg(who.id, who.name), '{}') from public.characters who
+   where who.id in (
+     select k.character_id from public.panel_characters k join public.comic_panels a on a.id = k.panel_id
+     where a.chapter_id = c.id)) as names
+from public.comic_chapters c where c.id = %(id)s
+"""
+
 # Panels
 
 LOCK_CHAPTERS = """

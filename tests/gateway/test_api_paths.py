@@ -53,6 +53,7 @@ COMICS = (
     *("POST /v1/comics", "GET /v1/comics", "GET /v1/comics/{id}", "PATCH /v1/comics/{id}"),
     *("DELETE /v1/comics/{id}", "POST /v1/comics/{id}/chapters", "PUT /v1/comics/{id}/chapters/order"),
     *("PATCH /v1/comics/chapters/{id}", "DELETE /v1/comics/chapters/{id}"),
+    "GET /v1/comics/chapters/{id}/consistency",
     *("PUT /v1/comics/chapters/{id}/panels/order", "POST /v1/comics/chapters/{id}/panels"),
     *("GET /v1/comics/panels/{id}", "PATCH /v1/comics/panels/{id}", "DELETE /v1/comics/panels/{id}"),
     *("POST /v1/comics/panels/{id}/regenerate", "GET /v1/comics/panels/{id}/debug"),

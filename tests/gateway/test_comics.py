@@ -238,7 +238,7 @@ async def test_500_panels_are_read_in_three_statements_and_150_ms(
     comic = await begun(user)
     for chapter_id in await chaptered(user, comic, 5):
         _ready_panels(product, user.id, chapter_id, 100)
-    sent = _statements_of(product, monkeypatch)
+    sent = statements_of(product, monkeypatch)
     await seen(user, comic)
     sent.clear()
     took = []
@@ -256,7 +256,7 @@ async def test_500_panels_are_read_in_three_statements_and_150_ms(
     assert min(waited for _, waited in took) < 1.5, took
 
 
-def _statements_of(product: Stack, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def statements_of(product: Stack, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the gateway sends to the database from now on."""
     from psycopg import AsyncConnection
 

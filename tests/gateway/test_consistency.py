@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
 
 from gateway.comics import consistency
+from gateway.comics.drift import drift_of
 from gateway.comics.plan import PanelPlan
 from gateway.jobs.lifecycle import ClaimedJob
 from gateway.jobs.plans import Complete, Next
@@ -17,7 +18,7 @@ from gateway.jobs.service import JobService
 from modal_app import catalog
 from modal_app.contract import JudgeResult, SubjectResult, Verdict
 from tests.gateway.conftest import DRAWN_BY
-from tests.gateway.test_comics import code_of
+from tests.gateway.test_comics import begun, code_of, joined, statements_of
 from tests.gateway.test_panels import chapter_of, debug, drawn, hired, sent
 from tests.gateway.test_plans import JOB, ROW
 from tests.support.stack import Stack
@@ -203,6 +204,41 @@ def test_every_threshold_is_one_of_the_catalogue() -> None:
         assert 0 <= low < high <= 1 and 0 < model.consistency_threshold < 100
 
 
+# The drift of a chapter
+
+
+def test_a_drift_has_a_line_for_each_character_over_the_panels_that_were_looked_at() -> None:
+    mila, rex = uuid4(), uuid4()
+
+    def panel(position: int, by: str | None, threshold: float, **scores: float | None) -> dict[str, Any]:
+        told = [
+            {"character_id": {"mila": mila, "rex": rex}[name], "score": score, "kept": [], "lost": []}
+            for name, score in scores.items()
+        ]
+        worst = {"score": min((each for each in scores.values() if each is not None), default=None)}
+        seen = {**worst, "per_character": told, "judged_by": by, "threshold": threshold, "attempts": 2}
+        return {"id": uuid4(), "position": position, "status": "ready", "consistency": seen, "attempts": 2}
+
+    unseen = {"id": uuid4(), "position": 4, "status": "pending", "consistency": None, "attempts": 0}
+    panels = [
+        panel(1, "vlm", 80.0, mila=90.0),
+        panel(2, "fallback", 60.0, mila=70.0, rex=50.0),
+        panel(3, None, 60.0, mila=None),
+        unseen,
+    ]
+    found = drift_of({"id": uuid4(), "panels": panels, "names": {str(mila): "Mila"}})
+    assert [(each.position, each.judge, each.threshold, each.score) for each in found.panels] == [
+        (1, "model", 80.0, 90.0),
+        (2, "rules", 60.0, 50.0),
+        (3, None, 60.0, None),
+        (4, None, None, None),
+    ]
+    assert [
+        (each.character_id, each.name, each.panels, each.mean, each.lowest, each.below_threshold)
+        for each in found.characters
+    ] == [(mila, "Mila", 2, 80.0, 70.0, 0), (rex, None, 1, 50.0, 50.0, 1)]
+
+
 # Over HTTP
 
 
@@ -269,6 +305,46 @@ async def test_the_best_of_a_bad_lot_is_kept_and_webhooks_are_told(studio: Stack
         UUID(panel["job_id"]),
     )
     assert [(row["payload"]["panel_id"], row["payload"]["score"]) for row in told] == [(panel["id"], 30.0)]
+
+
+async def test_a_chapter_tells_its_drift_in_one_query_and_names_to_whom_they_belong(
+    studio: Stack, speech: Speech, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, stranger = studio.new_user(), studio.new_user()
+    people = [(await hired(user, name))["id"] for name in ("Mila", "Rex")]
+    comic = await begun(user)
+    viewer = await joined(studio, user, comic, "viewer")
+    chapter_id = comic["chapters"][0]["id"]
+    speech.scores = [90.0, 30.0, 55.0]
+    panels = [
+        await drawn(user, chapter_id, "Mila walks", character_ids=people[:1]),
+        await drawn(user, chapter_id, "both walk", character_ids=people, max_attempts=2),
+        await drawn(user, chapter_id, "an empty street"),
+    ]
+    place = f"/v1/comics/chapters/{chapter_id}/consistency"
+    assert code_of(await stranger.http.get(place)) == (404, "not_found", None)
+    statements = statements_of(studio, monkeypatch)
+    told = (await user.http.get(place)).json()
+    assert len([text for text in statements if "comic_panels" in text]) == 1
+    assert (told["object"], told["chapter_id"]) == ("chapter.consistency", chapter_id)
+    shown = ("panel_id", "position", "score", "threshold", "judge", "attempts")
+    assert [[each[name] for name in shown] for each in told["panels"]] == [
+        [panels[0]["id"], 1, 90.0, 60.0, "model", 1],
+        [panels[1]["id"], 2, 55.0, 60.0, "model", 2],
+        [panels[2]["id"], 3, None, None, None, 1],
+    ]
+    assert [[each["score"] for each in panel["per_character"]] for panel in told["panels"]] == [
+        [90.0],
+        [55.0, 100.0],
+        [],
+    ]
+    lines = [
+        (each["character_id"], each["name"], each["mean"], each["lowest"]) for each in told["characters"]
+    ]
+    assert lines == [(people[0], "Mila", 72.5, 55.0), (people[1], "Rex", 100.0, 100.0)]
+    theirs = (await viewer.http.get(place)).json()
+    assert [each["name"] for each in theirs["characters"]] == [None, None]
+    assert theirs["panels"] == told["panels"]
 
 
 async def test_a_cap_that_is_too_low_for_one_picture_is_refused(
