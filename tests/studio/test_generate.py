@@ -106,6 +106,17 @@ async def test_a_result_has_variations(page: Page, furnished: Furnished) -> None
     assert 7 not in [image["seed"] for image in job["images"]]
 
 
+async def test_a_result_is_made_larger_where_its_model_draws_over_pictures(
+    seen: Watched, furnished: Furnished
+) -> None:
+    seen.allowed = {400}  # the instant model draws over nothing
+    await seen.page.goto(f"/generate?job={furnished.done}")
+    async with seen.page.expect_request("**/upscale") as asked:
+        await seen.page.get_by_role("button", name="Upscale").click()
+    assert (await asked.value).post_data_json == {"scale": 2}
+    await expect(seen.page.get_by_role("alert")).to_contain_text("draws over a picture")
+
+
 async def test_a_pasted_picture_is_drawn_from_and_can_be_taken_back(seen: Watched) -> None:
     seen.allowed = {400}  # of the estimate: the instant model borrows no looks
     page = seen.page

@@ -1,14 +1,24 @@
 """Keys, webhooks, costs and jobs in a browser."""
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import httpx
-from playwright.async_api import expect
+import pytest_asyncio
+from playwright.async_api import Browser, expect
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
+from gateway.app import create_app
+from gateway.embedded import add_user
 from tests.studio.conftest import Furnished
-from tests.studio.test_shell import settled
-from tests.support.browser import Watched
-from tests.support.stack import Stack
+from tests.studio.test_shell import OVERFLOW, no_violations, settled
+from tests.support.browser import Watched, watched
+from tests.support.project import NO_GPU
+from tests.support.stack import Stack, free_port, gateway_settings, serve
 
 
 async def test_a_key_is_made_shown_once_works_and_is_revoked(seen: Watched, studio: Stack) -> None:
@@ -63,3 +73,61 @@ async def test_costs_have_a_table_a_file_and_a_budget(seen: Watched, furnished: 
     await page.get_by_label("Limit in dollars").fill("")
     await page.get_by_role("button", name="Save budget").click()
     await expect(page.get_by_text("of $12.50")).to_have_count(0)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def telling(new_database: Callable[[], str], new_folder: Callable[[], Path]) -> AsyncIterator[str]:
+    """The address of a gateway that may post to this machine."""
+    admin_url, port = new_database(), free_port()
+    allowed = {"allow_private_urls": True, "local_user_id": str(add_user(admin_url, "you@localhost"))}
+    async with serve(
+        create_app(gateway_settings(admin_url, new_folder(), port, NO_GPU, **allowed)), port
+    ) as url:
+        yield url
+
+
+async def test_a_webhook_is_made_tried_seen_in_its_log_and_sent_again(telling: str, browser: Browser) -> None:
+    told: list[bytes] = []
+
+    async def take(request: Request) -> Response:
+        told.append(await request.body())
+        return PlainTextResponse("thanks", 202)
+
+    receiver = Starlette(routes=[Route("/{path:path}", take, methods=["POST"])])
+    async with serve(receiver) as address, watched(browser, telling) as seen:
+        page = seen.page
+        await page.goto("/settings")
+        await expect(page.get_by_role("heading", name="Settings")).to_be_visible()
+        await settled(page)
+        await page.get_by_role("button", name="New endpoint").click()
+        await page.get_by_label("Address").fill(f"{address}/hooks")
+        await page.get_by_label("What it is for").fill("the shop")
+        await page.get_by_role("button", name="Add the endpoint").click()
+        secret = page.get_by_role("dialog", name="Copy it now")
+        await expect(secret.locator("[data-part=secret]")).to_contain_text("whsec_")
+        await secret.get_by_role("button", name="Done").click()
+
+        await page.get_by_role("link", name=f"{address}/hooks").click()
+        await settled(page)
+        await expect(page.get_by_role("heading", name="Nothing was sent")).to_be_visible()
+        await page.get_by_role("button", name="Send a test").click()
+        rows = page.locator("#log tbody tr")
+        await expect(rows.first).to_contain_text("Delivered")
+        await expect(rows.first).to_contain_text("202")
+        assert b"test" in told[0]
+        await rows.first.get_by_role("button", name="Redeliver").press("Enter")
+        async with asyncio.timeout(10):
+            while len(told) < 2:
+                await asyncio.sleep(0.05)
+        await expect(rows.first).to_contain_text("Delivered")
+        assert told[0] == told[1]
+        await expect(rows.nth(1).get_by_role("button", name="Redeliver")).to_be_focused()
+        for width in (390, 1280):
+            await page.set_viewport_size({"width": width, "height": 844})
+            await no_violations(page, f"webhook {width}")
+            assert await page.evaluate(OVERFLOW) <= 0
+
+        await page.get_by_role("button", name="Turn off").click()
+        await expect(page.get_by_role("button", name="Turn on")).to_be_visible()
+        await page.goto("/settings")
+        await expect(page.get_by_role("row", name="the shop")).to_contain_text("Off")

@@ -6,6 +6,8 @@ import { $, actions, announce, copyText, fail, setUp, stageWords, toast } from "
 
 const page = document.body.dataset.page;
 const LATER_SECONDS = 6;
+const BUSY_MS = 1200;
+const BUSY_ROUNDS = 20; // a delivery that was not taken by then is tried again in minutes or hours
 const MODULES = { generate: "generate", "new-character": "characters", character: "characters", characters: "characters", "character-images": "characters", comic: "comics" };
 
 Object.assign(actions, {
@@ -55,6 +57,7 @@ function bodyOf(form) {
 async function send(element, body) {
   const [method, path] = element.dataset.api.split(" ");
   const buttons = element.matches("form") ? element.querySelectorAll("button") : [element];
+  const focus = document.activeElement;
   buttons.forEach((button) => { button.disabled = true; });
   try {
     const answer = await call(method, path, body);
@@ -64,11 +67,12 @@ async function send(element, body) {
     fail(problem);
   } finally {
     buttons.forEach((button) => { button.disabled = false; });
+    if (document.activeElement === document.body) (focus.isConnected ? focus : $(focus.id))?.focus({ preventScroll: true });
   }
 }
 
 const THEN = {
-  refresh,
+  refresh: () => { rounds = 0; return refresh(); },
   live: refreshLive,
   job: (job) => refreshRow(job),
   "open-comic": (comic) => { location.href = `/comics/${comic.id}`; },
@@ -92,6 +96,17 @@ async function refresh() {
   if (fresh) $("main").replaceChildren(...fresh.childNodes);
   if (focus) $(focus)?.focus({ preventScroll: true });
   watchRows();
+  refreshWhileBusy();
+}
+
+// What is on its way on a page without a stream.
+let rounds = 0;
+let soon = 0;
+function refreshWhileBusy() {
+  clearTimeout(soon);
+  if (page !== "webhook" || rounds === BUSY_ROUNDS || !$("main").querySelector("[data-busy]")) return;
+  rounds += 1;
+  soon = setTimeout(() => refresh().catch(refreshWhileBusy), BUSY_MS);
 }
 
 // What cannot be undone is done after a while, in which it can be called off.
@@ -195,4 +210,5 @@ if (page === "jobs" || page === "job") {
   onReturn(refresh);
   watchRows();
 }
+refreshWhileBusy();
 document.body.dataset.ready = "yes";
