@@ -37,6 +37,7 @@ from gateway.images.repository import ImageRows
 from gateway.images.service import Images
 from gateway.jobs.callbacks import Callbacks
 from gateway.jobs.image_plan import ImagePlan
+from gateway.jobs.ingestion import Ingestion
 from gateway.jobs.language_plan import TASKS as LANGUAGE_TASKS
 from gateway.jobs.language_plan import LanguagePlan
 from gateway.jobs.lifecycle import ClaimedJob
@@ -64,7 +65,7 @@ from gateway.rates import Rates
 from gateway.replay.plan import REPLAY, ReplayPlan
 from gateway.replay.repository import ReplayRows
 from gateway.replay.service import Replays
-from gateway.storage import Buckets
+from gateway.storage import DESIGNS, Buckets
 from gateway.storage.buckets import open_buckets
 from gateway.storage.deletions import Deletions, Keeper
 from gateway.storage.sweep import Sweep
@@ -178,7 +179,8 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         fetcher = await stack.enter_async_context(Fetcher(LoraRows(db), buckets, outside, places, settings))
         loras = Loras(LoraRows(db), buckets, places, fetcher, settings)
         rows = Jobs(db, led_by)
-        steps = Steps(rows, gpu, buckets, settings, name, led_by)
+        ingestion = Ingestion(gpu, outside, buckets[DESIGNS])
+        steps = Steps(rows, gpu, buckets, ingestion, settings, name, led_by)
         worker = Worker(name, rows, steps, hub, settings, chores(db, buckets, uploads, fetcher))
         await stack.enter_async_context(worker)
         estimator = Estimator(History(db), gpu)

@@ -291,6 +291,14 @@ class PictureInfo(Message):
     seed: int
     pixels_sha256: Sha256 | None = None
     """Of the RGB bytes, row by row, before they were encoded; None from a service that does not tell."""
+    publicUrl: str | None = Field(default=None, max_length=4096)
+    """Where the picture can be had as well, from a service that keeps it elsewhere; asked for first."""
+    imageUrl: str | None = Field(default=None, max_length=4096)
+    """The same, asked for where there is no public one."""
+
+
+PICTURE_ADDRESSES = ("publicUrl", "imageUrl")
+"""Of a manifest's line: for whoever takes the picture in, and for nobody else."""
 
 
 class ImageResult(Message):

@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from modal_app import catalog
-from modal_app.contract import OutputFormat, Role
+from modal_app.contract import PICTURE_ADDRESSES, OutputFormat, Role
 
 PROMPT_LIMIT = 1500
 """Characters: what a panel's prompt may have, and what the text encoder reads with room for a style."""
@@ -316,6 +316,18 @@ class JobCall(BaseModel):
     finished_at: datetime.datetime | None
     webhook_at: datetime.datetime | None
     """When the GPU service told of its end; null: the gateway asked by itself."""
+
+    @field_validator("result")
+    @classmethod
+    def _without_addresses(cls, result: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Where the GPU service keeps a picture is not for users: they are shown our own copy."""
+        if not result or "images" not in result:
+            return result
+        shown = [
+            {name: value for name, value in image.items() if name not in PICTURE_ADDRESSES}
+            for image in result["images"]
+        ]
+        return {**result, "images": shown}
 
 
 class CallList(BaseModel):

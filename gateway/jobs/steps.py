@@ -6,8 +6,6 @@ Every step may be cut off anywhere and done again: dispatch keys, picture ids an
 from the row, and the row moves only through the repository's fenced statements.
 """
 
-import hashlib
-import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -15,7 +13,6 @@ from dataclasses import replace
 from typing import Any
 
 import structlog
-from PIL import Image
 from psycopg.rows import DictRow
 
 from gateway import tracing
@@ -23,6 +20,7 @@ from gateway.config import Settings
 from gateway.errors import OverBudget, OverQuota
 from gateway.gpu import CallUnknown, GpuBusy, GpuClient, GpuError, GpuRefused
 from gateway.jobs import lifecycle
+from gateway.jobs.ingestion import BadPicture, Ingestion, stored_as
 from gateway.jobs.lifecycle import ClaimedJob, Fail, Move, Requeue, Settle, Step, Wait
 from gateway.jobs.plans import (
     CallSpec,
@@ -40,20 +38,14 @@ from gateway.jobs.plans import (
     stored,
 )
 from gateway.jobs.repository import Jobs
-from gateway.storage import DESIGNS, LORAS, Buckets, StorageError
+from gateway.storage import LORAS, Buckets, StorageError
 from gateway.usage import usd_micros
-from modal_app.contract import ENDED, Call, ImageResult, PictureInfo
+from modal_app.contract import ENDED, Call, ImageResult
 
 log = structlog.get_logger()
 
-_FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
-
 SOURCE_SECONDS = 3600
 """How long the GPU service may take until it fetches a file: a queue, and the start of a GPU."""
-
-
-class BadPicture(Exception):
-    """The bytes are not what the manifest says."""
 
 
 class SourceGone(Exception):
@@ -64,11 +56,19 @@ class Steps:
     """The steps of one worker, who signs its leases with ``worker``."""
 
     def __init__(
-        self, jobs: Jobs, gpu: GpuClient, buckets: Buckets, settings: Settings, worker: str, plans: Plans
+        self,
+        jobs: Jobs,
+        gpu: GpuClient,
+        buckets: Buckets,
+        ingestion: Ingestion,
+        settings: Settings,
+        worker: str,
+        plans: Plans,
     ) -> None:
         self._jobs = jobs
         self._gpu = gpu
         self._buckets = buckets
+        self._ingestion = ingestion
         self._settings = settings
         self._worker = worker
         self._plans = plans
@@ -108,7 +108,7 @@ class Steps:
         pictures: list[Picture] = []
         if isinstance(job.call.result, ImageResult):
             try:
-                pictures = await self._store(job, job.call, job.call.result)
+                pictures = await self._ingestion.take(job, job.call, job.call.result)
             except CallUnknown:
                 return await self._give_up(job, lifecycle.after_loss(job), job.call.result)
             except (GpuError, StorageError, BadPicture, OSError) as error:
@@ -268,7 +268,7 @@ class Steps:
 
     async def _give_up(self, job: ClaimedJob, move: Move, result: ImageResult) -> bool:
         """What an attempt may have stored goes away with it, once the fence has agreed that it is over."""
-        pictures = [_named(job, picture) for picture in result.images]
+        pictures = [stored_as(job, picture) for picture in result.images]
         match move:
             case Fail():
                 return await self._carry_out(job, self._plan(job).give_up(job, move), pictures)
@@ -285,24 +285,6 @@ class Steps:
             worker=self._worker,
             lease=self._settings.lease_seconds,
         )
-
-    async def _store(self, job: ClaimedJob, call: Call, result: ImageResult) -> list[Picture]:
-        if not result.images:
-            raise BadPicture("the call succeeded without a picture")
-        with tracing.span("store", job_id=str(job.id), pictures=len(result.images)):
-            return [await self._store_one(job, call, picture) for picture in result.images]
-
-    async def _store_one(self, job: ClaimedJob, call: Call, picture: PictureInfo) -> Picture:
-        content = await self._gpu.picture(call.call_id, picture.n)
-        check_picture(content, picture)  # a hash and a header: less than a hop to a thread costs
-        named = _named(job, picture)
-        await self._buckets[DESIGNS].put(named["key"], content, picture.content_type)
-        return named
-
-
-def _named(job: ClaimedJob, picture: PictureInfo) -> Picture:
-    key, identity = lifecycle.object_key(job, picture), lifecycle.image_id(job, picture.n)
-    return {"id": str(identity), "key": key, "seq": job.seq, **picture.model_dump()}
 
 
 def _within_budget(job: ClaimedJob, spec: CallSpec) -> CallSpec:
@@ -325,19 +307,6 @@ def _told(job: ClaimedJob, step: Step) -> AbstractContextManager[None]:
 def _names(job: ClaimedJob) -> dict[str, str | None]:
     """A job is one trace, in W3C's form: its id in 32 digits."""
     return {"job_id": str(job.id), "call_id": job.call_id, "trace_id": job.id.hex, "key": job.key}
-
-
-def check_picture(content: bytes, picture: PictureInfo) -> None:
-    """BadPicture unless size, hash, type and dimensions are those of the manifest."""
-    if len(content) != picture.bytes or hashlib.sha256(content).hexdigest() != picture.sha256:
-        raise BadPicture(f"picture {picture.n}: {len(content)} bytes that do not match its sha256")
-    try:
-        with Image.open(io.BytesIO(content), formats=tuple(_FORMATS)) as image:
-            found = (_FORMATS[image.format or ""], *image.size)
-    except (OSError, Image.DecompressionBombError) as error:
-        raise BadPicture(f"picture {picture.n}: not a picture") from error
-    if found != (picture.content_type, picture.width, picture.height):
-        raise BadPicture(f"picture {picture.n}: is {found}")
 
 
 def _sources(value: Any) -> Iterator[dict[str, Any]]:

@@ -17,10 +17,12 @@ from psycopg.rows import DictRow
 from gateway.auth import Principal
 from gateway.db import Connection, Database
 from gateway.jobs import image_plan, recipes
+from gateway.jobs.ingestion import Ingestion
 from gateway.jobs.repository import Jobs
 from gateway.jobs.service import JobService
 from gateway.jobs.steps import Steps
 from gateway.services import keepers
+from gateway.storage import DESIGNS
 from gateway.storage.deletions import Deletions
 from tests.support import triptych
 from tests.support.stack import Stack
@@ -110,7 +112,8 @@ class Hands:
         self._db = state.db
         self._jobs = Jobs(state.db, plans)
         jobs, gpu = Jobs(DoomedDatabase(state.db, fuse), plans), Doomed(state.gpu, fuse)
-        self._steps = Steps(jobs, gpu, buckets, state.settings, "hands", plans)  # type: ignore[arg-type]
+        ingestion = Ingestion(gpu, state.outside, buckets[DESIGNS])  # type: ignore[arg-type]
+        self._steps = Steps(jobs, gpu, buckets, ingestion, state.settings, "hands", plans)  # type: ignore[arg-type]
         self._deletions = Deletions(DoomedDatabase(state.db, fuse), buckets, keepers(state.db))
 
     async def work(self, job_id: str) -> None:

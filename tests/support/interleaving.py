@@ -23,9 +23,11 @@ from gateway.config import Settings
 from gateway.db import Connection, Database
 from gateway.gpu import CallUnknown, GpuBusy, GpuUnreachable
 from gateway.jobs.callbacks import Callbacks
+from gateway.jobs.ingestion import Ingestion
 from gateway.jobs.lifecycle import ClaimedJob
 from gateway.jobs.repository import Jobs
 from gateway.jobs.steps import Steps
+from gateway.outside import Outside
 from gateway.services import keepers
 from gateway.storage import DESIGNS, ObjectExists, ObjectInfo, ObjectMissing, StorageError
 from gateway.storage.deletions import Deletions
@@ -295,7 +297,8 @@ class Workplace:
         asked = Jobs(QuestionedDatabase(db), plans)
         buckets: Any = {bucket.name: Questioned(bucket, "bucket")}
         gpu_client: Any = Questioned(gpu, "gpu")
-        self._steps = Steps(asked, gpu_client, buckets, settings, name, plans)
+        ingestion = Ingestion(gpu_client, Outside(), buckets[bucket.name])
+        self._steps = Steps(asked, gpu_client, buckets, ingestion, settings, name, plans)
         hub: Any = _Hub()
         self._worker = Worker(name, asked, self._steps, hub, settings)
         self._callbacks = Callbacks(self._jobs, settings, name)
