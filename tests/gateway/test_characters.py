@@ -1,6 +1,7 @@
 """Characters over HTTP, drawn by the instant model: flow, refusals, history, deletion."""
 
 import asyncio
+import hashlib
 import io
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -222,6 +223,47 @@ async def test_a_photo_becomes_a_profile_a_portrait_and_three_views(studio: Stac
     assert recipe["style"] == {"id": "storybook/watercolor", "version": 1}
     drawn_from = (await user.job(portrait["job_id"]))["params"]["references"]
     assert [use["role"] for use in drawn_from] == ["reference"]
+
+
+async def test_a_character_goes_from_pending_over_processing_to_ready_and_every_step_leaves_its_rows(
+    studio: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, gpu = studio.new_user(), studio.app.state.gpu  # type: ignore[union-attr]
+    go_on, picture = asyncio.Event(), gpu.picture
+
+    async def held_back(*place: Any) -> bytes:
+        await go_on.wait()
+        return bytes(await picture(*place))
+
+    monkeypatch.setattr(gpu, "picture", held_back)
+    upload = await user.upload(photo())
+    body = described(source="photo", upload_id=upload, consent=True, description=None)
+    begun = await ask(user, "/v1/characters", **body)
+
+    async def processing() -> bool:
+        status = (await user.http.get(at(begun))).json()["status"]
+        assert status in ("pending", "processing")
+        return bool(status == "processing")
+
+    await eventually(processing, within=20)
+    assert not studio.rows("select from public.generated_assets where user_id = %s", user.id)
+    go_on.set()
+    character = await settled(user, begun)
+    assert (begun["status"], character["status"]) == ("pending", "ready")
+    assert len(studio.rows("select from public.character_profiles where character_id = %s", begun["id"])) == 1
+    kept = studio.rows(
+        """select i.kind, i.view, a.bucket, a.key, a.sha256, p.final = i.prompt as as_asked
+           from public.character_images i join public.generated_assets a on a.id = i.asset_id
+           join public.prompt_artifacts p on p.id = a.prompt_artifact_id
+           where i.character_id = %s order by i.created_at, i.id""",
+        begun["id"],
+    )
+    assert kept[0]["kind"] == "reference"
+    assert {(row["kind"], row["view"]) for row in kept[1:]} == {("view", view) for view in VIEWS}
+    assert all(row["as_asked"] for row in kept)
+    for row in kept:
+        content = (studio.folder / "buckets" / row["bucket"] / row["key"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == row["sha256"]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
