@@ -19,7 +19,10 @@ KINDS = {
     "panel": "Panel",
 }
 PICKABLE = ("reference", "view", "variant")
-"""What a portfolio may be drawn from."""
+VIEWS = (None, "front", "side", "back")
+FAVORITE = "favorite"
+LEAST_ANGLES = 3
+"""With fewer nothing turns."""
 BASICS = ("name", "gender", "age", "ethnicity")
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
@@ -47,13 +50,19 @@ async def new_character(page: OnPage, comic: str = "") -> Response:
 
 
 @router.get("/characters/{character_id}")
-async def character(page: OnPage, character_id: str) -> Response:
+async def character(page: OnPage, character_id: str, show: str = "") -> Response:
+    """One of them; the gallery with pictures of one kind, or the favorite, where ``show`` says so."""
     path = f"/v1/characters/{segment(character_id)}"
     found, images = await page.api.all(page.api.get(path), page.api.get(f"{path}/images", limit=100))
+    drawn = [image for image in images["data"] if image["media"]]
+    there = {image["kind"] for image in drawn}
     return await page.show(
         "character.html",
         character=found,
-        images=[image for image in images["data"] if image["media"]],
+        images=[image for image in drawn if _shown(image, show)],
+        show=show,
+        filters={"": "All", FAVORITE: "Favorite"} | {k: name for k, name in KINDS.items() if k in there},
+        around=_around(drawn),
         slots=_slots(found),
         traits=_traits(found),
         basics=BASICS,
@@ -78,7 +87,7 @@ async def images(page: OnPage, character_id: str, kind: str = "", after: str = "
         kind=kind,
         kinds=KINDS,
         suggestion=suggestion,
-        references=[each for each in all_kinds["data"] if each["kind"] in PICKABLE and each["media"]],
+        references=_picked_from(all_kinds["data"]),
     )
 
 
@@ -105,10 +114,30 @@ async def _suggestion(api: Api, path: str) -> str:
         return ""
 
 
+def _shown(image: Json, show: str) -> bool:
+    return bool(image["is_selected"]) if show == FAVORITE else show in ("", image["kind"])
+
+
+def _around(images: list[Json]) -> list[Json]:
+    """The newest set of angles, from the front on; empty where none has enough of them to be turned."""
+    sets: dict[int, list[Json]] = {}
+    for image in images:
+        if image["angle"] is not None:
+            sets.setdefault(image["media"]["seed"], []).append(image)  # a set is drawn with one
+    turned = (sorted(each, key=lambda image: int(image["angle"])) for each in sets.values())
+    return next((each for each in turned if len(each) >= LEAST_ANGLES), [])
+
+
+def _picked_from(images: list[Json]) -> list[Json]:
+    """What a portfolio may be drawn from, the most likely first."""
+    there = [image for image in images if image["kind"] in PICKABLE and image["media"]]
+    return sorted(there, key=lambda image: (PICKABLE.index(image["kind"]), VIEWS.index(image["view"])))
+
+
 def _slots(character: Json) -> list[tuple[str, Json | None]]:
     """(name, picture or None): front, side and back, and the master reference where it is all there is."""
     by_view = {image["view"]: image for image in character["reference_images"]}
-    slots = [(view.capitalize(), by_view.get(view)) for view in ("front", "side", "back")]
+    slots = [(str(view).capitalize(), by_view.get(view)) for view in VIEWS[1:]]
     return [("Reference", by_view[None]), *slots] if None in by_view else slots
 
 

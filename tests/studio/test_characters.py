@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from playwright.async_api import Page, expect
 
-from tests.studio.conftest import Furnished
+from gateway.studio.words import money
+from tests.studio.conftest import Furnished, NewPage
 from tests.studio.test_shell import OVERFLOW, no_violations, settled
 from tests.support.browser import Watched
 from tests.support.stack import Stack
@@ -31,9 +32,39 @@ async def test_the_addresses_of_other_documents_lead_here(studio: Stack) -> None
         )
 
 
+async def test_what_a_reference_costs_is_told_before_the_click(page: Page, furnished: Furnished) -> None:
+    character = await drawn(page, "Axel", furnished)
+    portrait = {"prompt": "a picture", "size": "ref_portrait"}
+    one = await estimated(page, portrait)
+    view = await estimated(page, portrait | {"references": [{"image_id": character["id"]}]})
+    await page.goto("/characters/new")
+    await page.get_by_text("A description", exact=True).click()
+    await expect(page.locator("#cost")).to_have_text(costs(one + 3 * view))
+    await page.goto(f"/characters/{character['id']}/images")
+    await expect(page.locator("#cost-reference")).to_have_text(costs(one))
+    await page.locator("label", has_text="3").click()
+    three = await estimated(page, portrait | {"num_images": 3})
+    await expect(page.locator("#cost-reference")).to_have_text(costs(three))
+    await expect(page.locator("#cost-portfolio")).to_have_text(costs(8 * view, "8 angles"))
+
+
+async def test_a_failure_shows_as_a_toast(seen: Watched, furnished: Furnished) -> None:
+    seen.allowed = {404}
+    character = await drawn(seen.page, "Runa", furnished)
+    await seen.page.goto(f"/characters/{character['id']}")
+    await settled(seen.page)
+    deleted = await seen.page.request.delete(f"/v1/characters/{character['id']}")
+    assert deleted.ok
+    await seen.page.get_by_role("button", name="Favorite: View, back").click()
+    await expect(seen.page.locator(".toast")).to_contain_text("Not Found: ")
+    await expect(seen.page.get_by_role("status")).to_contain_text("Not Found: ")
+
+
 async def test_a_photo_without_consent_is_refused_in_words(page: Page) -> None:
     await page.goto("/characters/new")
     await settled(page)
+    await page.get_by_role("button", name="Generate").click()
+    assert await page.evaluate("document.activeElement.id") == "name", "sent without a name"
     await page.get_by_label("Name", exact=True).fill("Nobody")
     await page.get_by_role("button", name="Generate").click()
     await expect(page.get_by_role("alert")).to_have_text("Choose a photo first.")
@@ -65,6 +96,65 @@ async def test_a_photo_becomes_a_character_with_three_views_and_a_favorite(page:
     character = await told(page, f"/v1/characters/{page.url.rpartition('/')[2]}")
     assert (character["name"], character["gender"]) == ("Mara Venn", "female")
     assert character["selected_image_id"] == str(await favorite.get_attribute("id")).removeprefix("favorite-")
+    await page.get_by_role("link", name="Favorite", exact=True).click()
+    await expect(page.locator("#gallery > li")).to_have_count(1)
+    await expect(favorite).to_have_attribute("aria-pressed", "true")
+    await expect(page.get_by_label("Gender")).to_have_value("female")
+
+    await expect(page.locator("main").get_by_role("button", name="Generate")).to_have_count(0)
+    await page.get_by_role("toolbar").get_by_role("link", name="Images", exact=True).click()
+    await settled(page)
+    await page.locator("label", has_text="2").click()
+    await page.get_by_role("button", name="Generate Reference").click()
+    await expect(page.locator("#grid .tag", has_text="Variant")).to_have_count(1, timeout=20_000)
+    await page.get_by_role("link", name="Back").click()
+    await expect(page.get_by_alt_text("Mara Venn, variant")).to_be_visible()
+
+
+async def test_a_portfolio_is_turned_by_hand_by_keys_and_by_itself(
+    new_page: NewPage, furnished: Furnished
+) -> None:
+    async with new_page(reduced_motion="no-preference") as seen:
+        page, character = seen.page, await drawn(seen.page, "Axel", furnished)
+        await page.request.post(
+            f"/v1/characters/{character['id']}/generate-360-set", data={"angles": [0, 90, 180, 270]}
+        )
+        await page.goto(f"/characters/{character['id']}")
+        await settled(page)
+        picture, slider = page.locator("turn-table figure"), page.get_by_role("slider", name="Angle")
+        await shows(page, 0)
+        await slider.focus()
+        await page.keyboard.press("ArrowRight")
+        await shows(page, 90)
+        await page.keyboard.press("ArrowLeft")
+        await page.keyboard.press("ArrowLeft")
+        await shows(page, 270)
+        await expect(slider).to_have_attribute("aria-valuetext", "270 degrees")
+        await slider.fill("0")
+        await shows(page, 0)
+
+        box = await picture.bounding_box()
+        assert box is not None
+        await page.mouse.move(box["x"] + 20, box["y"] + 40)
+        await page.mouse.down()
+        await page.mouse.move(box["x"] + 20 + box["width"] / 2, box["y"] + 40, steps=4)
+        await shows(page, 180)
+        await page.mouse.up()
+        await page.mouse.move(box["x"] + 20, box["y"] + 40)
+        await shows(page, 180)
+
+        for theme in ("dark", "light"):
+            await page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+            await no_violations(page, f"turn-table {theme}")
+        turn = page.get_by_role("button", name="Turn around")
+        await turn.click()
+        await expect(turn).to_have_attribute("aria-pressed", "true")
+        await shows(page, 0)  # on its way around
+        await turn.click()
+        await page.emulate_media(reduced_motion="reduce")
+        await expect(turn).to_be_hidden()
+        loaded = "[...document.querySelectorAll('turn-table img')].every((one) => one.naturalWidth > 0)"
+        assert await page.evaluate(loaded), "a picture comes only when it is turned to"
 
 
 async def test_the_profile_is_a_table_that_can_be_edited(page: Page, furnished: Furnished) -> None:
@@ -107,7 +197,12 @@ async def test_the_workspace_draws_a_reference_a_portfolio_and_a_scene_and_delet
     await page.get_by_role("button", name="Reset Prompt").click()
     await expect(page.get_by_label("Prompt")).to_have_value(suggested)
 
+    own = await page.request.get(str(await first.locator("img").get_attribute("src")))
+    assert own.headers["content-type"] == "image/webp"
+    assert own.url.startswith(page.url.partition("/characters/")[0])
+
     await expect(page.locator("#references input")).to_be_checked()
+    await page.locator("#references label").click()
     await page.get_by_role("button", name="Start Portfolio").click()
     await expect(page.locator("#grid li[id]")).to_have_count(9, timeout=30_000)
     await expect(page.locator("#grid .tag", has_text="Portfolio 315°")).to_be_visible()
@@ -124,10 +219,12 @@ async def test_the_workspace_draws_a_reference_a_portfolio_and_a_scene_and_delet
     await page.get_by_role("button", name="Undo").click()
     await expect(page.locator("#grid li")).to_be_visible()
     await page.get_by_role("button", name="Delete").click()
+    scene = str(await page.locator("#grid li").get_attribute("id")).removeprefix("image-")
     await page.get_by_role("link", name="Back").click()  # leaving makes it so at once
     await expect(page.get_by_role("heading", name="Tove", exact=True)).to_be_visible()
     await page.goto(f"/characters/{character['id']}/images?kind=scene")
     await expect(page.get_by_text("No pictures of this kind")).to_be_visible()
+    assert (await page.request.get(f"/v1/images/{scene}/content")).status == 404, "the file is still there"
 
 
 async def test_what_cannot_be_drawn_says_why_on_its_tile(seen: Watched, furnished: Furnished) -> None:
@@ -184,6 +281,21 @@ async def drawn(page: Page, name: str, furnished: Furnished) -> dict[str, Any]:
         assert made["status"] == "ready", made["error"]
         _drawn[key] = made
     return _drawn[key]
+
+
+async def shows(page: Page, angle: int) -> None:
+    await expect(page.locator("turn-table output")).to_have_text(f"{angle}°")
+    await expect(page.get_by_alt_text(f"turned by {angle} degrees")).to_be_visible()
+    await expect(page.locator("turn-table img:not([hidden])")).to_have_count(1)
+
+
+async def estimated(page: Page, body: dict[str, Any]) -> int:
+    answer = await page.request.post("/v1/jobs/estimate", data=body)
+    return int((await answer.json())["estimated_usd_micros"])
+
+
+def costs(micros: int, what: str = "reference image generation") -> str:
+    return f"Cost: {money(micros)} ({what})"
 
 
 async def told(page: Page, path: str) -> dict[str, Any]:

@@ -3,6 +3,12 @@
 import { call, ended, onJob, randomId, upload } from "./api.js";
 import { $, actions, announce, fail, stageWords, takePictures, toast } from "./ui.js";
 import { keepLive, refreshLive } from "./live.js";
+import { fromPicture, showCost } from "./prices.js";
+import "./turn.js";
+
+const REFERENCE = "reference image generation";
+const PORTRAIT = { size: "ref_portrait" };
+const ANGLES = 8;
 
 export function start(page) {
   if (page === "new-character") return startNew();
@@ -21,12 +27,21 @@ function startNew() {
   const choose = () => {
     const { value } = form.elements.source;
     for (const one of form.querySelectorAll("[data-source]")) one.hidden = one.dataset.source !== value;
+    $("says").textContent = SAYS[value];
+    showCost($("cost"), pictures(value), REFERENCE);
   };
-  form.addEventListener("change", choose);
+  form.addEventListener("change", ({ target }) => { if (target.name === "source") choose(); });
   form.addEventListener("submit", create);
   $("photo").addEventListener("change", () => { keepPhoto([...$("photo").files]); });
   takePictures((files) => keepPhoto([...files]));
   choose();
+}
+
+const SAYS = { photo: "A profile, a portrait and three views", description: "A portrait and three views", lora: "Three views, drawn with the LoRA" };
+
+function pictures(source) {
+  if (source === "lora") return [{ times: 3, ...PORTRAIT }];
+  return [{ times: 1, ...PORTRAIT, ...(source === "photo" && fromPicture) }, { times: 3, ...PORTRAIT, ...fromPicture }];
 }
 
 function keepPhoto([file]) {
@@ -115,12 +130,19 @@ function startImages() {
   });
   onJob(showStage);
   keepLive(ended);
+  const form = $("prompt").form;
+  const costs = () => showCost($("cost-reference"), [{ times: 1, ...PORTRAIT, num_images: Number(form.elements.num_images.value) }], REFERENCE);
+  form.addEventListener("change", ({ target }) => { if (target.name === "num_images") costs(); });
+  costs();
+  showCost($("cost-portfolio"), [{ times: ANGLES, ...PORTRAIT, ...fromPicture }], `${ANGLES} angles`);
+  showCost($("cost-scene"), [{ times: 1, ...fromPicture }], "a scene");
 }
 
 async function draw(form) {
   const fields = Object.fromEntries(new FormData(form));
-  const { keep, ...body } = fields;
+  const { keep, num_images: count, ...body } = fields;
   if (keep) body.history_policy = "keep";
+  if (count) body.num_images = Number(count);
   const words = body.prompt ?? body.sceneContext ?? "All the way round";
   const tile = pendingTile(form.dataset.kind, words);
   drawing.set(tile, Date.now());

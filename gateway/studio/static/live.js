@@ -1,5 +1,6 @@
 // Parts of a page that change while somebody looks at it: fetched again and put in their place, piece by piece.
-// What has the focus, what is hidden until an undo, and what was typed but not saved stay as they are.
+// What has the focus, what is hidden until an undo, and what was typed but not saved stay as they are; so does a part
+// whose data-key is what it was, whatever its script has made of it since.
 
 import { onJob, onReturn } from "./api.js";
 
@@ -54,9 +55,10 @@ function meanwhile() {
 
 function replacePart(part, other) {
   part.toggleAttribute("data-busy", other.hasAttribute("data-busy"));
-  const same = part.innerHTML === other.innerHTML;
+  const same = part.dataset.key ? part.dataset.key === other.dataset.key : part.innerHTML === other.innerHTML;
   if (same || part.contains(document.activeElement) || part.querySelector("[data-dirty]")) return;
   part.className = other.className;
+  if (other.dataset.key !== undefined) part.dataset.key = other.dataset.key;
   part.replaceChildren(...other.childNodes);
 }
 
