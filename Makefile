@@ -41,8 +41,9 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 faults: $(INSTALLED)
-	FAULT_SCALE=25 CHARACTER_KILLS=50 $(BIN)/python -m pytest -q --durations=20 tests/gateway/test_faults.py \
-	  tests/gateway/test_crash_points.py tests/gateway/test_character_faults.py tests/gateway/test_fairness.py
+	FAULT_SCALE=25 CHARACTER_KILLS=50 PANEL_KILLS=50 $(BIN)/python -m pytest -q --durations=20 \
+	  tests/gateway/test_faults.py tests/gateway/test_crash_points.py tests/gateway/test_character_faults.py \
+	  tests/gateway/test_panel_faults.py tests/gateway/test_fairness.py
 
 lifecycle: $(INSTALLED)
 	LIFECYCLE_RUNS=10000 $(BIN)/python -m pytest -q -s tests/gateway/test_lifecycle_machine.py

@@ -132,9 +132,11 @@ class Hands:
                 await asyncio.sleep(0.002)
 
 
-async def die_everywhere(product: Stack, begin: Callable[[], Any], check: Callable[[str], None]) -> int:
-    """Run the job once for every await at which a worker can die; how many there are."""
-    for point in range(MOST):
+async def die_everywhere(
+    product: Stack, begin: Callable[[], Any], check: Callable[[str], None], every: int = 1
+) -> int:
+    """Run the job once for every await at which a worker can die, or for each so many; how many there are."""
+    for point in range(0, MOST, every):
         job_id = await begin()
         try:
             await Hands(product, Fuse(point)).work(job_id)

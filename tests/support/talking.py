@@ -86,15 +86,21 @@ class TalkingEngine(instant.InstantEngine):
 
 
 @contextlib.asynccontextmanager
-async def talking_gpu(folder: Path, speech: Speech, gateway_url: str, *, webhook: bool) -> AsyncIterator[str]:
-    """The GPU service; yields its URL.  Without a webhook the gateway has to ask."""
+async def talking_gpu(
+    folder: Path, speech: Speech, gateway_url: str, *, webhook: bool, gpu: str = "cpu"
+) -> AsyncIterator[str]:
+    """The GPU service; yields its URL.  Without a webhook the gateway has to ask.  ``gpu``: what it costs."""
     callback = Callback(f"{gateway_url}/v1/callbacks/gpu", WEBHOOK_SECRET) if webhook else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(instant, "load", lambda model: TalkingEngine(model, speech))
         async with (
             callback or contextlib.nullcontext(),
             LocalExecutor(
-                models=["instant"], folder=folder / "gpu", callback=callback, origins=[gateway_url]
+                models=["instant"],
+                folder=folder / "gpu",
+                callback=callback,
+                origins=[gateway_url],
+                gpu=gpu,
             ) as executor,
             serve(service.create_app(executor, GPU_TOKEN)) as url,
         ):
@@ -103,11 +109,17 @@ async def talking_gpu(folder: Path, speech: Speech, gateway_url: str, *, webhook
 
 @contextlib.asynccontextmanager
 async def talking_stack(
-    admin_url: str, folder: Path, speech: Speech, *, webhook: bool = True, **overrides: object
+    admin_url: str,
+    folder: Path,
+    speech: Speech,
+    *,
+    webhook: bool = True,
+    gpu: str = "cpu",
+    **overrides: object,
 ) -> AsyncIterator[Stack]:
     """Gateway and talking GPU service, both in this process."""
     port = free_port()
-    async with talking_gpu(folder, speech, f"http://127.0.0.1:{port}", webhook=webhook) as gpu_url:
+    async with talking_gpu(folder, speech, f"http://127.0.0.1:{port}", webhook=webhook, gpu=gpu) as gpu_url:
         settings = {"default_model": "instant", "webhook_patience_seconds": 0.3, **overrides}
         app = create_app(gateway_settings(admin_url, folder, port, gpu_url, **settings))
         async with serve(app, port) as url:
