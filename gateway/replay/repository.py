@@ -45,7 +45,7 @@ select distinct on (sha256) sha256, name, bucket, key from (
 """
 
 OF_FILE = """
-select visibility from public.generated_assets
+select id, job_id, visibility from public.generated_assets
 where user_id = %(user_id)s and sha256 = %(sha256)s and deleted_at is null
 order by visibility limit 1
 """
@@ -71,7 +71,6 @@ class ReplayRows:
             for row in rows
         }
 
-    async def visibility_of(self, caller: Principal, sha256: str) -> str | None:
-        """Of the caller's picture with these bytes; None when there is none."""
-        row = await self._db.one(OF_FILE, {"user_id": caller.user_id, "sha256": sha256})
-        return str(row["visibility"]) if row else None
+    async def of_file(self, caller: Principal, sha256: str) -> DictRow | None:
+        """The caller's picture with these bytes: its id, job and visibility."""
+        return await self._db.one(OF_FILE, {"user_id": caller.user_id, "sha256": sha256})

@@ -1,4 +1,4 @@
-"""``/v1/images/{id}/recipe`` and ``/v1/replay``."""
+"""``/v1/images/{id}/recipe``, ``/v1/recipes`` and ``/v1/replay``."""
 
 import hashlib
 from typing import Annotated, Any, cast
@@ -29,6 +29,9 @@ FILE: dict[str, Any] = {
     "properties": {"file": {"type": "string", "format": "binary"}},
     "required": ["file"],
     "additionalProperties": False,
+}
+FORM: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FILE}}}
 }
 BODY: dict[str, Any] = {
     "requestBody": {
@@ -64,6 +67,15 @@ async def get_recipe(image_id: UUID, caller: Reader, service: Service) -> schema
     return await service.recipe(caller, image_id)
 
 
+@router.post("/v1/recipes", openapi_extra=FORM)
+async def read_recipe(request: Request, caller: Reader, service: Service) -> schemas.FileRecipe:
+    """What drew the picture in a file, from its signed recipe. Nothing is drawn or kept.
+
+    A file without a recipe of ours is 400 `recipe_missing`, unless it is one of the caller's pictures.
+    """
+    return await service.read(caller, await _file_of_form(request))
+
+
 @router.post("/v1/replay", status_code=202, response_model=jobs_schemas.Job, openapi_extra=BODY)
 async def replay_image(
     request: Request,
@@ -90,7 +102,7 @@ async def replay_image(
 
 async def _brought(request: Request) -> bytes | schemas.ReplayImage:
     """The file of a form, or the id in a JSON body."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = _kind(request)
     if kind == "multipart/form-data":
         return await _file(request)
     if kind != "application/json":
@@ -99,6 +111,16 @@ async def _brought(request: Request) -> bytes | schemas.ReplayImage:
         return schemas.ReplayImage.model_validate_json(await request.body())
     except ValidationError as error:
         raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in error.errors()]) from error
+
+
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _file_of_form(request: Request) -> bytes:
+    if _kind(request) != "multipart/form-data":
+        raise UnsupportedMedia("The body must be multipart/form-data.")
+    return await _file(request)
 
 
 async def _file(request: Request) -> bytes:

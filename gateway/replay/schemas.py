@@ -39,6 +39,36 @@ class RecipeLora(BaseModel):
     scale: float
 
 
+class DrawnFrom(BaseModel):
+    """What a picture was drawn from, without its files."""
+
+    task: str
+    model: str
+    prompt: str
+    negative_prompt: str | None
+    width: int
+    height: int
+    seed: int
+    num_inference_steps: int
+    true_cfg_scale: float | None
+    guidance_scale: float | None
+    strength: float | None
+
+
+class FileRecipe(DrawnFrom):
+    """What the recipe in a picture's file says.
+
+    `checked` says what vouches for it: the pixels, which are those that it was sealed for; the file, which is
+    one of the caller's pictures; or, of a lossy file, its signed recipe alone. `image_id` and `job_id` are
+    null unless the file is one of the caller's pictures.
+    """
+
+    object: Literal["file_recipe"] = "file_recipe"
+    checked: Literal["pixels", "file", "recipe", "rows"]
+    image_id: UUID | None = None
+    job_id: UUID | None = None
+
+
 class Recipe(BaseModel):
     """What drew a picture. `prompt` is what the model was given; files are named by their sha256."""
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from psycopg.rows import DictRow
@@ -34,12 +34,15 @@ PARAMS = (
 _FORMATS = {name.upper(): name for name in CONTENT_TYPES}
 
 
+Checked = Literal["pixels", "file", "recipe", "rows"]
+
+
 @dataclass(frozen=True)
 class Proven:
     """A recipe, what vouches for it, and how its picture is to be kept."""
 
     recipe: Recipe
-    checked: str
+    checked: Checked
     output_format: str
     visibility: str
 
@@ -74,6 +77,20 @@ class Replays:
             else None,
             preset=row["inputs"].get("preset"),
             sha256=row["sha256"],
+        )
+
+    async def read(self, caller: Principal, content: bytes) -> schemas.FileRecipe:
+        """What drew the picture in a file: one of the caller's by its bytes, any other by its recipe.
+
+        PictureRefused, RecipeRefused; NotFound when nothing is known of a picture of the caller's.
+        """
+        own = await self._rows.of_file(caller, hashlib.sha256(content).hexdigest())
+        if own is None:
+            proven = await self._proven(caller, content)
+            return schemas.FileRecipe(checked=proven.checked, **_named(proven.recipe))
+        recipe = await self.recipe(caller, own["id"])
+        return schemas.FileRecipe(
+            checked="file", image_id=own["id"], job_id=own["job_id"], **_named(recipe.model_dump())
         )
 
     async def replay_file(
@@ -116,9 +133,9 @@ class Replays:
     async def _proven(self, caller: Principal, content: bytes) -> Proven:
         noted = await self._pictures.read(content, RECIPE_FIELD)
         recipe = verified(noted, self._secrets)
-        kept = await self._rows.visibility_of(caller, hashlib.sha256(content).hexdigest())
-        checked = "pixels" if noted.lossless else "file" if kept else "recipe"
-        return Proven(recipe, checked, _FORMATS[noted.format], kept or "private")
+        own = await self._rows.of_file(caller, hashlib.sha256(content).hexdigest())
+        checked: Checked = "pixels" if noted.lossless else "file" if own else "recipe"
+        return Proven(recipe, checked, _FORMATS[noted.format], own["visibility"] if own else "private")
 
     async def _replay(self, caller: Principal, proven: Proven, submission: Submission) -> Created | Replay:
         recipe = proven.recipe
@@ -130,6 +147,10 @@ class Replays:
         refuse_missing(hashes, files)
         columns = columns_of(proven, files)
         return await self._jobs.create_task(caller, await self._jobs.priced(columns), submission)
+
+
+def _named(recipe: Recipe) -> Recipe:
+    return {name: recipe.get(name) for name in schemas.DrawnFrom.model_fields}
 
 
 def refuse_unknown(recipe: Recipe) -> None:

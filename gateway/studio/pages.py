@@ -15,7 +15,7 @@ RECENT = 24
 JOBS_A_PAGE = 30
 FORM = (
     *("prompt", "style", "size", "model", "seed", "num_images", "num_inference_steps"),
-    *("enhance", "references", "loras"),
+    *("enhance", "references", "mask", "loras"),
 )
 
 

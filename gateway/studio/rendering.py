@@ -42,7 +42,7 @@ def _environment() -> Environment:
     }
     for name in ("money", "seconds", "milliseconds", "ago", "day", "clock"):
         made.filters[name] = getattr(words, name)
-    made.filters |= {"query": _query, "request_of": recall.request_of}
+    made.filters |= {"query": _query, "request_of": recall.request_of, "before_of": recall.before_of}
     return made
 
 

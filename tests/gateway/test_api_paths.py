@@ -31,7 +31,7 @@ IMAGES = (
     *("GET /v1/images", "GET /v1/images/{id}", "DELETE /v1/images/{id}", "POST /v1/images/{id}/restore"),
     *("GET /v1/images/{id}/content", "HEAD /v1/images/{id}/content", "GET /v1/images/{id}/thumbnail"),
     *("GET /v1/images/{id}/recipe", "POST /v1/images/{id}/variations", "POST /v1/images/{id}/upscale"),
-    *("POST /v1/replay", "POST /v1/uploads", "POST /v1/uploads/{id}/complete"),
+    *("POST /v1/recipes", "POST /v1/replay", "POST /v1/uploads", "POST /v1/uploads/{id}/complete"),
 )
 PROMPTS = (
     *("GET /v1/styles", "GET /v1/styles/{set}/{name}"),

@@ -193,6 +193,20 @@ async def test_a_recipe_says_what_drew_a_picture(studio: Stack, red: dict[str, A
     )
 
 
+async def test_a_file_tells_its_settings_and_whose_picture_it_is(studio: Stack, red: dict[str, Any]) -> None:
+    async def read(user: User, file: bytes) -> httpx.Response:
+        return await user.http.post("/v1/recipes", files={"file": ("a.png", file)})
+
+    strange = with_note(red["file"], None)
+    assert (await read(studio.user, strange)).json()["code"] == "recipe_missing"
+    assert (await studio.user.http.post("/v1/recipes", json={})).status_code == 415
+    own = (await read(studio.user, red["file"])).json()
+    assert (own["image_id"], own["job_id"], own["seed"]) == (red["id"], red["job_id"], 8)
+    theirs = (await read(studio.new_user(), red["file"])).json()
+    assert (theirs["checked"], theirs["image_id"], theirs["job_id"]) == ("pixels", None, None)
+    assert [theirs[name] for name in ("prompt", "model", "seed")] == [own["prompt"], "tiny-qwen", 8]
+
+
 async def test_the_file_alone_draws_the_same_pixels_again(studio: Stack, red: dict[str, Any]) -> None:
     somebody = studio.new_user()
     answer = await replay(somebody, red["file"])

@@ -17,6 +17,7 @@ from gateway.embedded import add_user
 from tests.support.browser import Watched, chromium, watched
 from tests.support.stack import Stack, stack
 
+RECIPE_SECRET = "of the studio's tests"
 NewPage = Callable[..., AbstractAsyncContextManager[Watched]]
 
 
@@ -34,7 +35,7 @@ async def studio(new_database: Callable[[], str], new_folder: Callable[[], Path]
     """A gateway with a local user; a picture takes half a second, so that a test can see it being drawn."""
     admin_url = new_database()
     local_user = str(add_user(admin_url, "you@localhost"))
-    gpu = {"GPU_MODELS": "instant", "INSTANT_SECONDS": "0.5"}
+    gpu = {"GPU_MODELS": "instant", "INSTANT_SECONDS": "0.5", "RECIPE_SECRET": RECIPE_SECRET}
     async with stack(
         admin_url,
         new_folder(),
@@ -42,6 +43,7 @@ async def studio(new_database: Callable[[], str], new_folder: Callable[[], Path]
         default_model="instant",
         default_edit_model="instant",
         local_user_id=local_user,
+        recipe_secret=RECIPE_SECRET,
     ) as running:
         yield running
 

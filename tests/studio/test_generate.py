@@ -9,6 +9,7 @@ from PIL import Image
 from playwright.async_api import Page, expect
 
 from tests.studio.conftest import Furnished, NewPage
+from tests.studio.test_shell import no_violations, settled
 from tests.support.browser import Watched
 from tests.support.stack import Stack
 
@@ -18,6 +19,13 @@ PASTE = """(bytes) => {
   data.items.add(file);
   const event = new ClipboardEvent("paste", {bubbles: true, clipboardData: data});
   document.body.dispatchEvent(event);
+}"""
+
+DROP = """([bytes, name, where]) => {
+  const data = new DataTransfer();
+  data.items.add(new File([new Uint8Array(bytes)], name, {type: "image/png"}));
+  const event = new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer: data});
+  document.querySelector(where).dispatchEvent(event);
 }"""
 
 
@@ -105,6 +113,20 @@ async def test_a_result_has_variations(page: Page, furnished: Furnished) -> None
     assert job["id"] != furnished.done
     assert 7 not in [image["seed"] for image in job["images"]]
 
+    await page.locator("#shots a").first.press("Enter")
+    viewer = page.get_by_role("dialog", name="Picture")
+    await viewer.get_by_role("button", name="Compare").press("Enter")
+    slider = viewer.get_by_role("slider", name="How much of the picture before is shown")
+    await expect(slider).to_be_focused()
+    before = viewer.get_by_alt_text("Before", exact=True)
+    await expect(before).to_have_attribute("src", f"/v1/images/{job['params']['variation_of']}/content")
+    await expect(before).to_have_css("clip-path", "inset(0px 50% 0px 0px)")
+    await page.keyboard.press("ArrowLeft")
+    await expect(before).to_have_css("clip-path", "inset(0px 51% 0px 0px)")
+    await no_violations(page, "compare")
+    await viewer.get_by_role("button", name="Next picture").click()
+    await expect(before).to_be_hidden()
+
 
 async def test_a_result_is_made_larger_where_its_model_draws_over_pictures(
     seen: Watched, furnished: Furnished
@@ -133,6 +155,36 @@ async def test_a_pasted_picture_is_drawn_from_and_can_be_taken_back(seen: Watche
     await expect(page.locator("#refs li")).to_have_count(0)
     await page.get_by_role("button", name="Undo").click()
     await expect(page.locator("#refs li")).to_have_count(1)
+
+
+async def test_a_dropped_picture_brings_its_settings_or_is_drawn_from(
+    page: Page, furnished: Furnished, studio: Stack
+) -> None:
+    await page.goto("/generate")
+    await settled(page)
+    await page.locator("#prompt").fill("half a thought")
+    own = (await (await page.request.get(f"/v1/jobs/{furnished.done}")).json())["images"][0]
+    file = await (await page.request.get(f"/v1/images/{own['id']}/content")).body()
+    await page.evaluate(DROP, [list(file), "holiday.png", "#stage"])
+    await expect(page.locator("#prompt")).to_have_value("a lighthouse on black basalt at dusk")
+    await expect(page.get_by_role("radio", name="Vintage")).to_be_checked()
+    await expect(page.locator("#seed")).to_have_value("7")
+    await page.locator("#toasts").get_by_role("button", name="Undo").click()
+    await expect(page.locator("#prompt")).to_have_value("half a thought")
+    await expect(page.locator("#seed")).to_have_value("")
+
+    theirs = await studio.user.create(wait=30, prompt="a kite of somebody else", seed=55, size="640x768")
+    file = (await studio.user.http.get(f"/v1/images/{theirs['images'][0]['id']}/content")).content
+    await page.evaluate(DROP, [list(file), "found.png", "#stage"])
+    await expect(page.locator("#prompt")).to_have_value("a kite of somebody else")
+    await expect(page.locator("#seed")).to_have_value("55")
+    await expect(page.get_by_role("radio", name="640x768")).to_be_checked()
+
+    await page.evaluate(DROP, [list(png()), "holiday.png", "#stage"])
+    await expect(page.locator("#refs li")).to_have_count(1)
+    await page.evaluate(DROP, [list(file), "found.png", "#drop"])
+    await expect(page.locator("#refs li")).to_have_count(2)
+    await expect(page.locator("#prompt")).to_have_value("a kite of somebody else")
 
 
 async def test_words_suggest_style_and_product_and_the_job_keeps_them(page: Page) -> None:

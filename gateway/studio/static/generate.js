@@ -11,6 +11,8 @@ const EXAMPLES = [
 const DRAFT = "draft:/generate";
 const FLOW = "flow_id";
 const PRICE_AFTER_MS = 350;
+const OWN_NAME = /^[0-9a-f]{8}-[0-9a-f-]{27}/; // as a download is called
+const BLANK = { style: "", quality: "auto", num_images: "1", num_inference_steps: "", negative_prompt: "", enhance: false, references: [], loras: [] };
 
 let form;
 let current = null; // the job on the stage
@@ -29,12 +31,16 @@ export function start() {
     "add-lora": (select) => { addLora(select.value, select.selectedOptions[0].textContent); select.value = ""; },
     "same-seed": (button) => { setSeed(button.dataset.seed, true); openSheet(); toast("The next picture has this seed"); },
     "use-as-reference": (button) => addReference({ image_id: button.dataset.image }, button.dataset.src),
+    repaint: (button) => {
+      const known = references.find(({ use }) => use.image_id === button.dataset.image);
+      mask(known ?? { use: { image_id: button.dataset.image }, role: "init", src: button.dataset.src });
+    },
     "api-call": (button) => showCall(button.dataset.body ? JSON.parse(button.dataset.body) : body()),
   });
   form.addEventListener("submit", generate);
   form.addEventListener("input", changed);
   $("files").addEventListener("change", () => { bring($("files").files); $("files").value = ""; });
-  takePictures(bring);
+  takePictures(bring, dropped);
   restore();
   onJob(moved);
   onReturn(refreshRecent);
@@ -55,10 +61,16 @@ function body() {
     ...(num_inference_steps && { num_inference_steps: Number(num_inference_steps) }),
     ...(negative_prompt && { negative_prompt }), ...(enhance && { enhance: true }),
     ...(loras.length && { loras: loras.map(({ lora, scale }) => ({ lora, scale })) }),
-    ...(references.length && { references: references.map(({ use, role }) => ({ ...use, ...(role !== "reference" && { role }) })) }),
+    ...(references.length && { references: inOrder().map(({ use, role }) => ({ ...use, ...(role !== "reference" && { role }) })) }),
+    ...(masked() && { mask: masked().mask }),
     metadata,
   };
 }
+
+const masked = () => references.find((one) => one.mask);
+
+// A mask lies on the picture to draw over, or else on the first.
+const inOrder = () => [...references].sort((one, other) => Boolean(other.mask) - Boolean(one.mask));
 
 // One wish, from the first words to the cart, is one flow.
 function flowId() {
@@ -206,16 +218,24 @@ function restore() {
 
 // Another job's request was asked for; the server has filled in its words and choices.
 function recall() {
-  references = JSON.parse(form.dataset.references).map(({ role, ...use }) => ({ use, role: role ?? "reference", src: pictureOf(use) }));
-  loras = JSON.parse(form.dataset.loras).map(({ lora, name, scale }) => ({ lora, name: name ?? lora, scale }));
+  ({ references, loras } = listed(form.dataset));
   drawReferences();
   drawLoras();
+}
+
+// The pictures and LoRAs of a request, as the server lists them on the form.
+function listed(data) {
+  const pictures = JSON.parse(data.references).map(({ role, ...use }) => ({ use, role: role ?? "reference", src: pictureOf(use) }));
+  const under = pictures.find(({ role }) => role === "init") ?? pictures[0];
+  if (data.mask && under) under.mask = JSON.parse(data.mask);
+  return { references: pictures, loras: JSON.parse(data.loras).map(({ lora, name, scale }) => ({ lora, name: name ?? lora, scale })) };
 }
 
 const pictureOf = ({ image_id, upload_id, url }) => (image_id ? `/v1/images/${image_id}/thumbnail` : upload_id ? `/v1/uploads/${upload_id}/content` : url);
 
 function fill(draft) {
   for (const [name, value] of Object.entries(draft)) {
+    if (name === "size") offerSize(value);
     const field = form.elements[name];
     if (field?.type === "checkbox") field.checked = value;
     else if (field && typeof value === "string") field.value = value;
@@ -226,6 +246,17 @@ function fill(draft) {
   drawReferences();
   drawLoras();
   changed();
+}
+
+// A size that is none of the named ones is a chip of its own.
+function offerSize(size) {
+  const chips = [...form.querySelectorAll("[name=size]")];
+  if (!size || chips.some((chip) => chip.value === size)) return;
+  const label = chips.at(-1).closest("label").cloneNode(true);
+  label.title = size;
+  label.querySelector("input").value = size;
+  label.querySelector("span").textContent = size;
+  chips.at(-1).closest("label").after(label);
 }
 
 async function askPrice() {
@@ -306,12 +337,79 @@ async function bring(files) {
   }
 }
 
+// A picture made here brings its settings along. Any other is drawn from, and so is each that is dropped on the
+// references; nothing that was typed is lost.
+async function dropped(files, where) {
+  const recipe = files.length === 1 && !where.closest?.("#drop") && (await readRecipe(files[0]));
+  if (!recipe) return bring(files);
+  save();
+  const before = JSON.parse(sessionStorage.getItem(DRAFT));
+  try {
+    fill({ ...BLANK, ...(recipe.job_id ? await settingsOf(recipe.job_id) : settingsIn(recipe)), locked: "true" });
+  } catch (problem) {
+    return fail(problem);
+  }
+  openSheet();
+  toast("These are the settings of the picture", { undo: () => fill(before) });
+}
+
+// What the file says drew it; null where it is none of ours. A signed recipe is text in the file, in every format.
+async function readRecipe(file) {
+  if (!PICTURES.includes(file.type)) return null;
+  if (!OWN_NAME.test(file.name) && !(await file.text()).includes('"signature":')) return null;
+  const sent = new FormData();
+  sent.append("file", file);
+  const answer = await fetch("/v1/recipes", { method: "POST", body: sent }).catch(() => null);
+  return answer?.ok ? answer.json() : null;
+}
+
+// The form as the server fills it for this job.
+async function settingsOf(job) {
+  const page = new DOMParser().parseFromString(await (await fetch(`/generate?from=${job}`)).text(), "text/html");
+  const desk = page.getElementById("desk");
+  const fields = Object.fromEntries(new FormData(desk));
+  return { ...fields, enhance: "enhance" in fields, ...listed(desk.dataset) };
+}
+
+function settingsIn({ prompt, model, width, height, seed, num_inference_steps }) {
+  const size = [...form.querySelectorAll("[name=size]")].find((one) => one.closest("label").title === `${width} × ${height}`);
+  const known = [...form.elements.model.options].some((option) => option.value === model);
+  return { prompt, seed: String(seed), size: size?.value ?? `${width}x${height}`, num_inference_steps: String(num_inference_steps), ...(known && { model }) };
+}
+
 function addReference(use, src) {
-  references.push({ use, role: "reference", src: src ?? pictureOf(use) });
+  const added = { use, role: "reference", src: src ?? pictureOf(use) };
+  references.push(added);
   drawReferences();
   openSheet();
   changed();
   announce("Reference added");
+  return added;
+}
+
+const wholeOf = ({ image_id, upload_id }) => (image_id ? `/v1/images/${image_id}/content` : `/v1/uploads/${upload_id}/content`);
+
+// Where a picture is drawn anew; there is one mask, so another picture loses its own.
+async function mask(one) {
+  try {
+    const { paintMask } = await import("./mask.js");
+    const painted = await paintMask(wholeOf(one.use), one.strokes ?? [], Boolean(one.mask), upload);
+    if (!painted) return;
+    for (const each of references) {
+      delete each.mask;
+      delete each.strokes;
+      if (painted.sent && each.role === "init") each.role = "reference"; // there is one picture to draw over
+    }
+    if (painted.sent && !references.includes(one)) references.push(one);
+    if (painted.sent) Object.assign(one, { role: "init", mask: { upload_id: painted.sent }, strokes: painted.strokes });
+    drawReferences();
+    changed();
+    toast(painted.sent ? "What is painted will be drawn anew" : "The whole picture is drawn from");
+    openSheet();
+    $("refs").querySelectorAll("[data-part=paint]")[references.indexOf(one)]?.focus({ preventScroll: true });
+  } catch (problem) {
+    fail(problem);
+  }
 }
 
 function drawReferences() {
@@ -321,7 +419,12 @@ function drawReferences() {
     const role = item.querySelector("select");
     role.value = one.role;
     role.addEventListener("input", () => { one.role = role.value; });
-    item.querySelector("button").addEventListener("click", () => drop(references, n, drawReferences, "#refs"));
+    const brush = item.querySelector("[data-part=paint]");
+    brush.hidden = Boolean(one.use.url);
+    brush.ariaPressed = String(Boolean(one.mask));
+    brush.addEventListener("click", () => mask(one));
+    item.classList.toggle("masked", Boolean(one.mask));
+    item.querySelector("[data-part=remove]").addEventListener("click", () => drop(references, n, drawReferences, "#refs"));
     return item;
   }));
 }

@@ -95,8 +95,25 @@ function showShot(n) {
   shown("reuse").href = `/generate?from=${job}`;
   shown("reuse").hidden = !job;
   $("lightbox").querySelector("[data-do=delete-shown]").hidden = "keep" in link.dataset;
+  $("lightbox").querySelector("[data-do=compare]").hidden = !link.dataset.before;
+  compare(false);
   history.replaceState(history.state, "", `#image=${shot}`);
 }
+
+// The picture over the one that it was made from, as far as the slider says.
+function compare(on) {
+  const [pair, picture, before] = ["pair", "picture", "before"].map(shown);
+  $("lightbox").querySelector("[data-do=compare]").ariaPressed = String(on);
+  pair.classList.toggle("comparing", on);
+  before.hidden = shown("slide").hidden = !on;
+  if (!on) return before.removeAttribute("src");
+  before.src = shots[at].dataset.before;
+  pair.style.setProperty("--ratio", `${picture.naturalWidth} / ${picture.naturalHeight}`);
+  slide();
+  shown("slider").focus();
+}
+
+const slide = () => shown("pair").style.setProperty("--at", `${shown("slider").value}%`);
 
 function closeLightbox() {
   history.replaceState(history.state, "", location.pathname + location.search);
@@ -118,6 +135,7 @@ export const actions = {
   help: () => $("help").showModal(),
   previous: () => step(-1),
   next: () => step(1),
+  compare: (button) => compare(button.ariaPressed !== "true"),
   info: (button) => { button.ariaPressed = String(button.ariaPressed !== "true"); showShot(at); },
   "close-lightbox": () => $("lightbox").close(),
   "delete-shown": deleteShown,
@@ -157,6 +175,7 @@ export const SHORTCUTS = [
   ["t", "Dark or light", actions["toggle-theme"], inPage],
   ["ArrowLeft", "Previous picture, in the viewer", () => step(-1), inLightbox],
   ["ArrowRight", "Next picture, in the viewer", () => step(1), inLightbox],
+  ["b", "Compare with the picture before, in the viewer", () => $("lightbox").querySelector("[data-do=compare]:not([hidden])")?.click(), inLightbox],
   ["i", "Show what was asked, in the viewer", () => $("lightbox").querySelector("[data-do=info]").click(), inLightbox],
   ["Delete", "Delete a picture", () => (inLightbox() ? deleteShown() : deleteFocused()), () => inLightbox() || focused()],
 ];
@@ -182,6 +201,8 @@ export function setUp() {
     return [name, Object.assign(document.createElement("dd"), { textContent: words })];
   }));
   $("lightbox").addEventListener("close", closeLightbox);
+  shown("slider").addEventListener("input", slide);
+  shown("before").addEventListener("error", () => { if (!shown("before").hidden) { compare(false); toast("The picture before is not there any more"); } });
   document.addEventListener("click", (event) => {
     const link = event.target.closest("a[data-shot]");
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -207,7 +228,7 @@ export function closeSheet() {
 }
 
 // Pictures that are dropped anywhere on the page, or pasted.
-export function takePictures(bring) {
+export function takePictures(bring, dropped = bring) {
   addEventListener("dragover", (event) => {
     if (!event.dataTransfer.types.includes("Files")) return;
     event.preventDefault();
@@ -218,7 +239,7 @@ export function takePictures(bring) {
     $("drop").classList.remove("over");
     if (!event.dataTransfer.files.length) return;
     event.preventDefault();
-    bring(event.dataTransfer.files);
+    dropped(event.dataTransfer.files, event.target);
   });
   addEventListener("paste", (event) => {
     if (event.clipboardData.files.length) bring(event.clipboardData.files);
