@@ -25,7 +25,7 @@ from gateway.config import Settings
 Connection = psycopg.AsyncConnection[DictRow]
 
 BECOME_USER = """
-select set_config('role', 'authenticated', true), set_config('request.jwt.claims', %s, true)
+select set_config('role', 'authenticated', true), set_config('request.jwt.claims', %(claims)s, true)
 """
 
 
@@ -60,9 +60,22 @@ class Database:
     @asynccontextmanager
     async def as_user(self, principal: Principal) -> AsyncIterator[Connection]:
         """One transaction as the caller; sees what the caller's policies show."""
-        async with self._users.connection() as connection, connection.transaction():
-            await connection.execute(BECOME_USER, (json.dumps(principal.claims),))
+        async with self._users.connection() as connection:  # which commits at the end, or rolls back
+            begin = psycopg.AsyncClientCursor(connection)
+            await begin.execute(f"begin; {BECOME_USER}".encode(), {"claims": json.dumps(principal.claims)})
             yield connection
+
+    async def read(self, principal: Principal, sql: str, parameters: dict[str, Any]) -> list[DictRow]:
+        """The rows of one statement as the caller sees them, in one round trip.
+
+        Statements that are sent in one message are one transaction, which the caller's claims end with.
+        """
+        async with self._users.connection() as connection:
+            cursor = psycopg.AsyncClientCursor(connection)
+            claims = {"claims": json.dumps(principal.claims)}
+            await cursor.execute(f"{BECOME_USER}; {sql}".encode(), {**parameters, **claims})
+            await cursor.set_result(-1)
+            return await cursor.fetchall()
 
     @asynccontextmanager
     async def as_service(self) -> AsyncIterator[Connection]:

@@ -132,7 +132,7 @@ def _compare(
     def as_user() -> tuple[float, float]:
         started = time.perf_counter()
         with user.transaction():
-            user.execute(BECOME_USER.encode(), (claims,))
+            user.execute(BECOME_USER.encode(), {"claims": claims})
             seconds = _timed(user, query.sql, ids, query.rows)
         return seconds, time.perf_counter() - started
 

@@ -1,6 +1,6 @@
 """Routes that know their caller, and the scopes they ask for."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, Request
@@ -67,7 +67,7 @@ _cookie = APIKeyCookie(
 )
 
 
-def _caller(
+async def _caller(
     request: Request, _bearer: Annotated[Any, Depends(_bearer)], _cookie: Annotated[Any, Depends(_cookie)]
 ) -> Principal:
     principal: Principal = request.state.principal
@@ -78,8 +78,8 @@ Caller = Annotated[Principal, Depends(_caller)]
 """Anybody with a valid credential, whatever its scopes."""
 
 
-def _with_scope(scope: str) -> Callable[..., Principal]:
-    def check(principal: Caller) -> Principal:
+def _with_scope(scope: str) -> Callable[..., Awaitable[Principal]]:
+    async def check(principal: Caller) -> Principal:
         if scope not in principal.scopes:
             raise Forbidden(f"This credential lacks the scope `{scope}`.")
         return principal

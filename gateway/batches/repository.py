@@ -1,6 +1,5 @@
 """Batches as rows, with what their jobs add up to."""
 
-from typing import Any
 from uuid import UUID
 
 from psycopg.rows import DictRow
@@ -42,14 +41,12 @@ class BatchRows:
         self._db = db
 
     async def get(self, caller: Principal, batch_id: UUID) -> DictRow | None:
-        async with self._db.as_user(caller) as connection:
-            return await (await connection.execute(GET.encode(), {"id": batch_id})).fetchone()
+        rows = await self._db.read(caller, GET, {"id": batch_id})
+        return rows[0] if rows else None
 
     async def page(self, caller: Principal, after: UUID | None, limit: int) -> list[DictRow]:
         """Newest first."""
-        place: dict[str, Any] = {"after": after, "limit": limit}
-        async with self._db.as_user(caller) as connection:
-            return await (await connection.execute(LIST.encode(), place)).fetchall()
+        return await self._db.read(caller, LIST, {"after": after, "limit": limit})
 
 
 def creation(caller: Principal, batch_id: UUID) -> Statement:

@@ -19,15 +19,15 @@ from gateway.jobs.submission import Submitted
 router = APIRouter(route_class=AuthenticatedRoute, tags=["batches"])
 
 
-def _batches(request: Request) -> Batches:
+async def _batches(request: Request) -> Batches:
     return cast(Batches, request.app.state.batches)
 
 
-def _jobs(request: Request) -> JobService:
+async def _jobs(request: Request) -> JobService:
     return cast(JobService, request.app.state.jobs)
 
 
-def _renderer(request: Request) -> Renderer:
+async def _renderer(request: Request) -> Renderer:
     return cast(Renderer, request.app.state.renderer)
 
 

@@ -25,15 +25,15 @@ from gateway.jobs.submission import Submission, Submitted
 router = APIRouter(route_class=AuthenticatedRoute, tags=["characters"])
 
 
-def _characters(request: Request) -> Characters:
+async def _characters(request: Request) -> Characters:
     return cast(Characters, request.app.state.characters)
 
 
-def _pictures(request: Request) -> CharacterPictures:
+async def _pictures(request: Request) -> CharacterPictures:
     return cast(CharacterPictures, request.app.state.character_pictures)
 
 
-def _renderer(request: Request) -> CharacterRenderer:
+async def _renderer(request: Request) -> CharacterRenderer:
     return cast(CharacterRenderer, request.app.state.character_renderer)
 
 
@@ -249,7 +249,7 @@ async def _drawn(
 async def _finished(
     request: Request, caller: Principal, pictures: CharacterPictures, row: DictRow
 ) -> JSONResponse:
-    images = await _renderer(request).images(await pictures.drawn(caller, row))
+    images = await (await _renderer(request)).images(await pictures.drawn(caller, row))
     success = all(image.status == "succeeded" for image in images)
     body = schemas.Drawn(success=success, job_id=row["id"], images=images)
     return JSONResponse(body.model_dump(mode="json"), headers={"Cache-Control": "no-store"})

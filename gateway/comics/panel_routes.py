@@ -25,11 +25,11 @@ from gateway.storage.serving import PRIVATE, Served, from_memory, serve
 router = APIRouter(route_class=AuthenticatedRoute, tags=["comics"])
 
 
-def _panels(request: Request) -> Panels:
+async def _panels(request: Request) -> Panels:
     return cast(Panels, request.app.state.panels)
 
 
-def _renderer(request: Request) -> ComicRenderer:
+async def _renderer(request: Request) -> ComicRenderer:
     return cast(ComicRenderer, request.app.state.comic_renderer)
 
 

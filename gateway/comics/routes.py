@@ -17,11 +17,11 @@ from gateway.jobs.streams import LastEventId, documented, event_id, event_stream
 router = APIRouter(route_class=AuthenticatedRoute, tags=["comics"])
 
 
-def _comics(request: Request) -> Comics:
+async def _comics(request: Request) -> Comics:
     return cast(Comics, request.app.state.comics)
 
 
-def _renderer(request: Request) -> ComicRenderer:
+async def _renderer(request: Request) -> ComicRenderer:
     return cast(ComicRenderer, request.app.state.comic_renderer)
 
 

@@ -103,16 +103,15 @@ class ImageRows:
         self._db = db
 
     async def get(self, caller: Principal, image_id: UUID) -> DictRow | None:
-        async with self._db.as_user(caller) as connection:
-            return await (await connection.execute(GET, {"id": image_id})).fetchone()
+        rows = await self._db.read(caller, GET, {"id": image_id})
+        return rows[0] if rows else None
 
     async def get_public(self, image_id: UUID) -> DictRow | None:
         return await self._db.one(GET_PUBLIC, {"id": image_id})
 
     async def page(self, caller: Principal, filters: dict[str, Any]) -> list[DictRow]:
         """At most ``filters['limit']`` rows, newest first."""
-        async with self._db.as_user(caller) as connection:
-            return await (await connection.execute(LIST, filters)).fetchall()
+        return await self._db.read(caller, LIST, filters)
 
     async def own(self, caller: Principal, image_id: UUID) -> DictRow | None:
         """When the caller's picture was deleted, in a row; None when there is no such picture."""

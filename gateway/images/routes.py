@@ -30,19 +30,19 @@ class ImageList(BaseModel):
     last_id: UUID | None
 
 
-def _images(request: Request) -> Images:
+async def _images(request: Request) -> Images:
     return cast(Images, request.app.state.images)
 
 
-def _derivations(request: Request) -> Derivations:
+async def _derivations(request: Request) -> Derivations:
     return cast(Derivations, request.app.state.derivations)
 
 
-def _jobs(request: Request) -> JobService:
+async def _jobs(request: Request) -> JobService:
     return cast(JobService, request.app.state.jobs)
 
 
-def _renderer(request: Request) -> Renderer:
+async def _renderer(request: Request) -> Renderer:
     return cast(Renderer, request.app.state.renderer)
 
 

@@ -79,21 +79,17 @@ class Jobs:
         )
 
     async def get(self, principal: Principal, job_id: UUID) -> DictRow | None:
-        async with self._db.as_user(principal) as connection:
-            return await (await connection.execute(sql.GET.encode(), {"id": job_id})).fetchone()
+        rows = await self._db.read(principal, sql.GET, {"id": job_id})
+        return rows[0] if rows else None
 
     async def page(self, principal: Principal, filters: dict[str, Any]) -> list[DictRow]:
         """At most ``filters['limit']`` rows, newest first."""
-        async with self._db.as_user(principal) as connection:
-            rows = await connection.execute(
-                sql.LIST.encode(), filters | {"metadata": Jsonb(filters["metadata"])}
-            )
-            return await rows.fetchall()
+        wanted = filters | {"metadata": Jsonb(filters["metadata"])}
+        return await self._db.read(principal, sql.LIST, wanted)
 
     async def of_batch(self, principal: Principal, batch_id: UUID) -> list[DictRow]:
         """In the order in which they were asked for."""
-        async with self._db.as_user(principal) as connection:
-            return await (await connection.execute(sql.OF_BATCH.encode(), {"batch_id": batch_id})).fetchall()
+        return await self._db.read(principal, sql.OF_BATCH, {"batch_id": batch_id})
 
     async def calls(self, principal: Principal, job_id: UUID) -> list[DictRow]:
         return await self._db.all(sql.CALLS, {"job_id": job_id, "user_id": principal.user_id})
@@ -102,8 +98,7 @@ class Jobs:
         """Bucket, key and hash of each of the caller's pictures, by its id."""
         if not ids:
             return {}
-        async with self._db.as_user(principal) as connection:
-            rows = await (await connection.execute(sql.PICTURES.encode(), {"ids": ids})).fetchall()
+        rows = await self._db.read(principal, sql.PICTURES, {"ids": ids})
         return {row["id"]: {name: row[name] for name in ("bucket", "key", "sha256")} for row in rows}
 
     async def cancel(self, principal: Principal, job_id: UUID) -> DictRow | None:

@@ -27,11 +27,11 @@ router = APIRouter(route_class=AuthenticatedRoute, tags=["jobs"])
 callback_router = APIRouter(tags=["callbacks"])
 
 
-def _service(request: Request) -> JobService:
+async def _service(request: Request) -> JobService:
     return cast(JobService, request.app.state.jobs)
 
 
-def _renderer(request: Request) -> Renderer:
+async def _renderer(request: Request) -> Renderer:
     return cast(Renderer, request.app.state.renderer)
 
 

@@ -63,7 +63,7 @@ class Submission:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _submission(
+async def _submission(
     request: Request, idempotency_key: IdempotencyKey = None, retry_count: RetryCount = None
 ) -> Submission:
     return Submission(

@@ -16,7 +16,7 @@ from modal_app import catalog
 router = APIRouter(route_class=AuthenticatedRoute, tags=["loras"])
 
 
-def _loras(request: Request) -> Loras:
+async def _loras(request: Request) -> Loras:
     return cast(Loras, request.app.state.loras)
 
 

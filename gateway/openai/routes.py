@@ -23,11 +23,11 @@ HEARTBEAT_SECONDS = 15
 router = APIRouter(route_class=AuthenticatedRoute, tags=["openai"])
 
 
-def _service(request: Request) -> OpenAIImages:
+async def _service(request: Request) -> OpenAIImages:
     return cast(OpenAIImages, request.app.state.openai_images)
 
 
-def _models(request: Request) -> Models:
+async def _models(request: Request) -> Models:
     return cast(Models, request.app.state.models)
 
 

@@ -57,7 +57,7 @@ class Parsed(BaseModel):
     answered_by: Literal["vlm", "fallback"]
 
 
-def _service(request: Request) -> JobService:
+async def _service(request: Request) -> JobService:
     return cast(JobService, request.app.state.jobs)
 
 

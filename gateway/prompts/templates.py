@@ -152,7 +152,7 @@ class Templates:
         return row
 
 
-def _templates(request: Request) -> Templates:
+async def _templates(request: Request) -> Templates:
     return cast(Templates, request.app.state.templates)
 
 

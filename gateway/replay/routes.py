@@ -44,15 +44,15 @@ BODY: dict[str, Any] = {
 }
 
 
-def _replays(request: Request) -> Replays:
+async def _replays(request: Request) -> Replays:
     return cast(Replays, request.app.state.replays)
 
 
-def _jobs(request: Request) -> JobService:
+async def _jobs(request: Request) -> JobService:
     return cast(JobService, request.app.state.jobs)
 
 
-def _renderer(request: Request) -> Renderer:
+async def _renderer(request: Request) -> Renderer:
     return cast(Renderer, request.app.state.renderer)
 
 

@@ -19,7 +19,7 @@ PRIVATE = "private, max-age=3600"
 router = APIRouter(route_class=AuthenticatedRoute, tags=["uploads"])
 
 
-def _uploads(request: Request) -> Uploads:
+async def _uploads(request: Request) -> Uploads:
     return cast(Uploads, request.app.state.uploads)
 
 

@@ -19,15 +19,15 @@ from gateway.usage.service import UsageService
 router = APIRouter(route_class=AuthenticatedRoute, tags=["usage"])
 
 
-def _service(request: Request) -> UsageService:
+async def _service(request: Request) -> UsageService:
     return cast(UsageService, request.app.state.usage)
 
 
-def _forecasts(request: Request) -> Forecasts:
+async def _forecasts(request: Request) -> Forecasts:
     return cast(Forecasts, request.app.state.forecasts)
 
 
-def _budgets(request: Request) -> Budgets:
+async def _budgets(request: Request) -> Budgets:
     return cast(Budgets, request.app.state.budgets)
 
 

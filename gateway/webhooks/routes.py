@@ -23,11 +23,11 @@ router = APIRouter(route_class=AuthenticatedRoute, tags=["webhooks"])
 Limit = Annotated[int, Query(ge=1, le=100)]
 
 
-def _webhooks(request: Request) -> Webhooks:
+async def _webhooks(request: Request) -> Webhooks:
     return cast(Webhooks, request.app.state.webhooks)
 
 
-def _sender(request: Request) -> Sender:
+async def _sender(request: Request) -> Sender:
     return cast(Sender, request.app.state.webhook_sender)
 
 

@@ -100,7 +100,7 @@ def test_nobody_writes_keys_by_way_of_the_database(admin_url: str) -> None:
     ]
     for statement in statements:
         with psycopg.connect(admin_url) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
-            connection.execute(BECOME_USER, (claims,))
+            connection.execute(BECOME_USER, {"claims": claims})
             connection.execute(statement.encode())
 
 

@@ -20,7 +20,7 @@ router = APIRouter(route_class=AuthenticatedRoute, tags=["comics"])
 _FILE = {"schema": {"type": "string", "format": "binary"}}
 
 
-def _exports(request: Request) -> Exports:
+async def _exports(request: Request) -> Exports:
     return cast(Exports, request.app.state.exports)
 
 
