@@ -41,32 +41,6 @@ class Chart:
     left: int = LEFT
 
 
-@dataclass(frozen=True)
-class Dot:
-    x: float
-    y: float
-    score: float
-    kept: bool
-    """At or above the threshold."""
-    name: str
-    """Of the panel."""
-
-
-@dataclass(frozen=True)
-class Drift:
-    dots: list[Dot]
-    lines: list[Line]
-    threshold: float
-    """As a height."""
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-
-    @property
-    def path(self) -> str:
-        return " ".join(f"{dot.x},{dot.y}" for dot in self.dots)
-
-
 def per_day(report: Json, days: int) -> Chart:
     """What each of the last days cost, days without a call included."""
     costs = {row["key"]: row["cost_usd_micros"] for row in report["data"]}
@@ -89,31 +63,6 @@ def shares(report: Json) -> list[Json]:
     rows = sorted(report["data"], key=lambda row: -row["cost_usd_micros"])
     top = max((row["cost_usd_micros"] for row in rows), default=0) or 1
     return [{**row, "share": round(100 * row["cost_usd_micros"] / top, 1)} for row in rows]
-
-
-def drift(chapters: list[Json]) -> Drift | None:
-    """How alike characters are to their references, panel by panel; None below two panels with a score."""
-    scored = [
-        (f"{chapter['position']}.{panel['position']}", panel["consistency"])
-        for chapter in chapters
-        for panel in chapter["panels"]
-        if panel["consistency"] and panel["consistency"]["score"] is not None
-    ]
-    if len(scored) < 2:
-        return None
-    slot = (WIDTH - LEFT - RIGHT - 16) / (len(scored) - 1)
-    dots = [
-        Dot(
-            x=round(LEFT + 8 + n * slot, 1),
-            y=_score_height(seen["score"]),
-            score=seen["score"],
-            kept=seen["score"] >= seen["threshold"],
-            name=name,
-        )
-        for n, (name, seen) in enumerate(scored)
-    ]
-    lines = [Line(_score_height(score), str(score)) for score in (0, 25, 50, 75, 100)]
-    return Drift(dots, lines, _score_height(scored[-1][1]["threshold"]))
 
 
 def ceiling(micros: int) -> int:
@@ -141,7 +90,3 @@ def _line(micros: int, top: int) -> Line:
 
 def _height(micros: int, top: int) -> float:
     return (HEIGHT - BOTTOM - 12) * micros / top
-
-
-def _score_height(score: float) -> float:
-    return round(HEIGHT - BOTTOM - _height(int(score), 100), 1)

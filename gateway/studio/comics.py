@@ -4,8 +4,8 @@ from fastapi import APIRouter
 from fastapi.responses import RedirectResponse
 from starlette.responses import Response
 
-from gateway.studio import charts
-from gateway.studio.api import Json, segment
+from gateway.studio.api import Api, Json, segment
+from gateway.studio.drift import Drift, drift
 from gateway.studio.shell import OnPage, PageRoute
 
 A_PAGE = 48
@@ -35,21 +35,24 @@ async def comics(page: OnPage, after: str = "") -> Response:
 @router.get("/comics/{comic_id}")
 async def comic(page: OnPage, comic_id: str, chapter: str = "", debug: bool = False) -> Response:
     """One comic. The chapter is the first where the address names none."""
-    api = page.api
-    found, characters, styles = await api.all(
-        api.get(f"/v1/comics/{segment(comic_id)}"),
+    api, path = page.api, f"/v1/comics/{segment(comic_id)}"
+    found, members, characters, styles = await api.all(
+        api.get(path),
+        api.get(f"{path}/members"),
         api.get("/v1/characters", limit=100),
         api.get("/v1/styles"),
     )
+    active = _active(found["chapters"], chapter)
     return await page.show(
         "comic.html",
         comic=found,
-        chapter=_active(found["chapters"], chapter),
+        members=members["data"],
+        chapter=active,
         characters=[each for each in characters["data"] if each["status"] == "ready"],
         styles=styles["data"],
         debug=debug,
         finished=any(_finished(each) for each in found["chapters"]),
-        drift=charts.drift(found["chapters"]),
+        drift=await _drift(api, active),
     )
 
 
@@ -58,6 +61,12 @@ async def panel_debug(page: OnPage, panel_id: str) -> Response:
     """How a panel came to be, for the dialog that shows it."""
     told = await page.api.get(f"/v1/comics/panels/{segment(panel_id)}/debug")
     return page.part("part_debug.html", told=told)
+
+
+async def _drift(api: Api, chapter: Json | None) -> Drift | None:
+    if chapter is None:
+        return None
+    return drift(await api.get(f"/v1/comics/chapters/{chapter['id']}/consistency"))
 
 
 def _active(chapters: list[Json], wanted: str) -> Json | None:

@@ -1,12 +1,30 @@
 """A comic in a browser: from nothing to panels in the order wanted, with their characters in them."""
 
-import httpx
-from playwright.async_api import Page, expect
+import re
+from typing import Any
+from uuid import uuid4
 
+import httpx
+import psycopg
+from playwright.async_api import Page, expect
+from psycopg.types.json import Jsonb
+
+from gateway.studio.drift import drift
 from tests.studio.conftest import Furnished, NewPage
 from tests.studio.test_characters import drawn, told
 from tests.studio.test_shell import OVERFLOW, no_violations, settled
-from tests.support.stack import Stack
+from tests.support.browser import Watched
+from tests.support.stack import Stack, User
+
+NOTE_WORDS = """() => {
+  window.said = [];
+  const note = () => {
+    const words = document.querySelector("#panels [data-part=status]")?.textContent;
+    if (words && words !== window.said.at(-1)) window.said.push(words);
+  };
+  const all = {childList: true, subtree: true, characterData: true};
+  new MutationObserver(note).observe(document.getElementById("panels"), all);
+}"""
 
 
 async def test_the_addresses_of_a_comics_document_lead_here(studio: Stack) -> None:
@@ -56,8 +74,9 @@ async def test_a_comic_from_nothing_to_panels_in_order(
         await expect(dialog).to_be_hidden()
     await expect(page.locator("#panels > li[data-status=ready]")).to_have_count(3, timeout=30_000)
 
+    await page.get_by_role("button", name="Move panel 3 earlier").focus()
     async with page.expect_response("**/panels/order"):
-        await page.get_by_role("button", name="Move panel 3 earlier").click()
+        await page.keyboard.press("Enter")
     await expect(panels.nth(1)).to_contain_text("a ship answers")
     assert await page.evaluate("document.activeElement.closest('li').textContent.includes('a ship answers')")
     async with page.expect_response("**/panels/order"):
@@ -107,6 +126,152 @@ async def test_a_comic_from_nothing_to_panels_in_order(
     await expect(page.get_by_text("An empty page")).to_be_visible()
 
 
+async def test_a_panel_says_that_it_is_queued_then_that_it_is_generated(page: Page, studio: Stack) -> None:
+    comic = await begun(page, "Spoken")
+    await page.goto(f"/comics/{comic['id']}")
+    await settled(page)
+    await expect(page.locator("body")).to_have_attribute("data-live", "yes")
+    await page.evaluate(NOTE_WORDS)
+    await page.get_by_role("button", name="Add Panel").click()
+    await page.get_by_label("What happens").fill("a gull")
+    await page.get_by_role("checkbox", name="Enhance prompt").uncheck()
+    async with await psycopg.AsyncConnection.connect(studio.admin_url) as holder:
+        await holder.execute("select pg_advisory_xact_lock(4201)")  # nothing is taken from the queue
+        await page.get_by_role("dialog").get_by_role("button", name="Generate").click()
+        panel = page.locator("#panels > li")
+        await expect(panel.get_by_text("Queued")).to_be_visible()
+    await expect(panel.locator("img")).to_be_visible(timeout=20_000)
+    assert await page.evaluate("window.said") == ["Queued", "Generating…"]
+
+
+async def test_consistency_shows_on_panels_and_as_a_chart_of_the_chapter(page: Page, studio: Stack) -> None:
+    comic = await begun(page, "Drift")
+    await page.request.post(f"/v1/comics/{comic['id']}/chapters", data={"name": "Unseen"})
+    mara, ilse = str(uuid4()), str(uuid4())
+    for marks, judge in (([92, 81], "vlm"), ([74, 40], "vlm"), ([88, None], "fallback")):
+        panel = await panel_of(page, comic)
+        told = {"score": min(filter(None, marks)), "threshold": 70, "judged_by": judge, "attempts": 1}
+        each = zip((mara, ilse), marks, strict=True)
+        told["per_character"] = [
+            {"character_id": who, "score": mark, "kept": [], "lost": ["hat"] if mark == 40 else []}
+            for who, mark in each
+        ]
+        written = "update public.comic_panels set consistency = %s where id = %s returning id"
+        assert studio.rows(written, Jsonb(told), panel["id"])
+    await page.goto(f"/comics/{comic['id']}")
+    await settled(page)
+    kept = page.get_by_role("button", name="Panel 1: consistency 81, 70 wanted, judged by a model")
+    await expect(kept).to_have_text(re.compile(r"81\s*/ 70 · model"))
+    await expect(
+        page.get_by_role("button", name="Panel 3: consistency 88, 70 wanted, judged by rules")
+    ).to_be_visible()
+    drifted = page.locator(".badge.low")
+    await expect(drifted).to_have_text(re.compile(r"40\s*/ 70 · model"))
+
+    chart = page.get_by_role("img", name="Score of each character in each panel")
+    await expect(chart.locator("g")).to_have_count(2)
+    await expect(chart.locator("g path.low title")).to_have_text("Somebody, panel 2: 40")
+    rows = page.get_by_role("region", name="Consistency").locator("tbody tr")
+    await expect(rows).to_have_text(
+        [re.compile(each) for each in (r"1\s*92\s*81", r"2\s*74\s*40.*hat", r"3\s*88\s*–")]
+    )
+    for theme in ("dark", "light"):
+        for width in (390, 1280):
+            await page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+            await page.set_viewport_size({"width": width, "height": 844})
+            await no_violations(page, f"drift {theme} {width}")
+            assert await page.evaluate(OVERFLOW) <= 0, width
+    await drifted.click()
+    await expect(page.get_by_role("dialog", name="Debug")).to_contain_text("Calls of the GPU service")
+    await page.keyboard.press("Escape")
+    await page.get_by_role("link", name="Unseen").click()
+    await expect(page.get_by_text("An empty page")).to_be_visible()
+    await expect(chart).to_have_count(0)
+
+
+def test_drift_is_a_line_for_each_character_and_marks_what_fell_below_what_was_wanted() -> None:
+    def panel(position: int, *marks: float | None) -> dict[str, Any]:
+        each = [{"character_id": n, "score": mark, "lost": []} for n, mark in enumerate(marks)]
+        score = min((mark for mark in marks if mark is not None), default=None)
+        return {
+            "position": position,
+            "score": score,
+            "threshold": 70,
+            "judge": "model",
+            "per_character": each,
+        }
+
+    cast = [
+        {"character_id": n, "name": name, "mean": 80, "lowest": 40, "below_threshold": 0}
+        for n, name in enumerate(["Mara", None])
+    ]
+    drawn = drift(
+        {"panels": [panel(1, 92), panel(2), panel(3, 40, 70), panel(4, 100, 0)], "characters": cast}
+    )
+    assert drawn is not None
+    mara, other = drawn.series
+    assert (mara.name, other.name) == ("Mara", "Somebody")
+    assert [dot.low for dot in mara.dots] == [False, True, False]
+    assert [dot.low for dot in other.dots] == [False, True]
+    assert mara.mark != other.mark, "told apart by color alone"
+    assert [dot.x for dot in mara.dots] == sorted(dot.x for dot in mara.dots)
+    assert other.dots[0].x == mara.dots[1].x, "the same panel"
+    assert mara.dots[2].y < mara.dots[0].y < mara.dots[1].y < other.dots[1].y <= drawn.height
+    assert [row.scores for row in drawn.rows] == [[92, None], [40, 70], [100, 0]]
+    assert drift({"panels": [panel(1, 92), panel(2)], "characters": cast}) is None, "one drifts from nothing"
+
+
+async def test_members_are_invited_given_another_role_dismissed_and_called_back(
+    seen: Watched, studio: Stack
+) -> None:
+    seen.allowed = {404}
+    page, friend = seen.page, User(studio.url, studio.admin_url, "friend@example.com", ["read", "generate"])
+    comic = await begun(page, "Together")
+    await page.goto(f"/comics/{comic['id']}")
+    await settled(page)
+    await page.get_by_role("button", name="Members").click()
+    dialog = page.get_by_role("dialog", name="Members")
+    await expect(dialog.get_by_role("listitem")).to_have_count(1)
+    await dialog.get_by_label("User id").fill(str(uuid4()))
+    await dialog.get_by_role("button", name="Add").click()
+    await expect(page.locator(".toast")).to_contain_text("There is no user")
+    await dialog.get_by_label("User id").fill(str(friend.id))
+    await dialog.get_by_role("button", name="Add").click()
+    role = dialog.get_by_label(f"Role of {str(friend.id)[:8]}")
+    await expect(role).to_have_value("viewer")
+    await no_violations(page, "members")
+    await role.select_option("editor")
+    await expect(page.locator(".toast").last).to_have_text("Now editor")
+    assert (await friend.http.get(f"/v1/comics/{comic['id']}")).json()["role"] == "editor"
+    await dialog.get_by_role("button", name=f"Dismiss {str(friend.id)[:8]}").click()
+    await expect(role).to_have_count(0)
+    await page.get_by_role("button", name="Undo").click()
+    await expect(role).to_have_value("editor")
+    await friend.http.aclose()
+
+
+async def test_a_reader_sees_what_others_draw_as_it_comes_and_changes_nothing(
+    page: Page, studio: Stack
+) -> None:
+    owner = User(studio.url, studio.admin_url, "owner@example.com", ["read", "generate"])
+    comic = (await owner.http.post("/v1/comics", json={"name": "Lent"})).json()
+    me = (await told(page, "/v1/session"))["user_id"]
+    await owner.http.post(f"/v1/comics/{comic['id']}/members", json={"user_id": me, "role": "viewer"})
+    await page.goto(f"/comics/{comic['id']}")
+    await settled(page)
+    await expect(page.locator("body")).to_have_attribute("data-live", "yes")
+    for name in ("Add Panel", "Add Chapter"):
+        await expect(page.get_by_role("button", name=name)).to_have_count(0)
+    words = {"prompt": "drawn by somebody else", "enhance": False}
+    await owner.http.post(f"/v1/comics/chapters/{comic['chapters'][0]['id']}/panels", json=words)
+    await expect(page.get_by_alt_text("drawn by somebody else")).to_be_visible(timeout=20_000)
+    await page.get_by_role("button", name="Members").click()
+    await page.get_by_role("button", name="Leave").click()
+    await page.get_by_role("button", name="Undo").click()
+    await expect(page.get_by_role("button", name="Leave")).to_be_visible()
+    await owner.http.aclose()
+
+
 async def test_the_list_tells_of_each_comic_and_its_cast(new_page: NewPage, furnished: Furnished) -> None:
     async with new_page() as seen:
         page = seen.page
@@ -126,3 +291,16 @@ async def test_the_list_tells_of_each_comic_and_its_cast(new_page: NewPage, furn
         await page.goto("/jobs")
         await page.wait_for_timeout(500)
         assert (await page.request.get(f"/v1/comics/{made['id']}")).status == 404
+
+
+async def begun(page: Page, name: str) -> dict[str, Any]:
+    answer = await page.request.post("/v1/comics", data={"name": name})
+    return dict(await answer.json())
+
+
+async def panel_of(page: Page, comic: dict[str, Any]) -> dict[str, Any]:
+    """A new one of the first chapter, once it is drawn."""
+    path = f"/v1/comics/chapters/{comic['chapters'][0]['id']}/panels"
+    body = {"prompt": "a gull", "enhance": False}
+    answer = await page.request.post(path, data=body, headers={"Prefer": "wait=30"})
+    return dict(await answer.json())

@@ -188,20 +188,3 @@ def test_a_day_without_a_call_is_a_bar_of_no_height() -> None:
     assert [bar.height > 0 for bar in bars] == [False, False, False, False, False, True, False]
     assert bars[5].title == "19 Nov: $0.0040"
     assert all(bar.y >= 0 and bar.x + bar.width <= charts.WIDTH for bar in bars)
-
-
-def test_drift_is_drawn_in_order_and_marks_what_fell_below_its_threshold() -> None:
-    def panel(position: int, score: float | None) -> dict[str, Any]:
-        consistency = None if score is None else {"score": score, "threshold": 70}
-        return {"position": position, "consistency": consistency}
-
-    chapters = [
-        {"position": 1, "panels": [panel(1, 92), panel(2, None), panel(3, 40)]},
-        {"position": 2, "panels": [panel(1, 70)]},
-    ]
-    drawn = charts.drift(chapters)
-    assert drawn is not None
-    assert [(dot.name, dot.kept) for dot in drawn.dots] == [("1.1", True), ("1.3", False), ("2.1", True)]
-    assert [dot.x for dot in drawn.dots] == sorted(dot.x for dot in drawn.dots)
-    assert drawn.dots[0].y < drawn.threshold < drawn.dots[1].y
-    assert charts.drift(chapters[1:]) is None, "one panel drifts from nothing"

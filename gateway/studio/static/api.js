@@ -52,12 +52,25 @@ const listeners = new Set();
 const returned = new Set();
 const watched = new Map(); // id -> {every, timer}
 const seen = new Map(); // id -> how it ended, for those who begin to watch after the end was told
+let stream = { address: "/v1/events", names: EVENTS, heard: tell };
+let wanted = false;
 let source = null;
 let tries = 0;
 let reconnecting = 0;
 
 export function onJob(listener) {
   listeners.add(listener);
+  open();
+}
+
+// Another stream of the API in place of the user's jobs: {address, names, heard(item, name)}.
+export function follow(other) {
+  stream = other;
+  open();
+}
+
+function open() {
+  wanted = true;
   if (!source && !document.hidden) connect();
 }
 
@@ -102,7 +115,7 @@ async function ask(id) {
 
 function connect() {
   clearTimeout(reconnecting);
-  source = new EventSource("/v1/events");
+  source = new EventSource(stream.address);
   source.onopen = () => {
     if (tries > 0) {
       for (const id of watched.keys()) ask(id);
@@ -119,7 +132,7 @@ function connect() {
     const wait = Math.min(30_000, 500 * 2 ** tries) * (0.5 + Math.random());
     reconnecting = setTimeout(connect, wait);
   };
-  for (const name of EVENTS) source.addEventListener(name, (event) => tell(JSON.parse(event.data), name));
+  for (const name of stream.names) source.addEventListener(name, (event) => stream.heard(JSON.parse(event.data), name));
 }
 
 // The stream does not say why it was refused; the session does. The gate is at the same address, drafts are kept.
@@ -138,7 +151,7 @@ function pause() {
 
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) return pause();
-  if (listeners.size) connect();
+  if (wanted) connect();
   for (const id of watched.keys()) ask(id);
 });
 addEventListener("pagehide", pause);

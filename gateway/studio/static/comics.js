@@ -1,17 +1,20 @@
 // The page of a comic: panels are added, drawn, moved by keys or by hand, deleted and brought back.
 
-import { call, part, randomId } from "./api.js";
-import { $, actions, announce, fail, toast } from "./ui.js";
-import { keepLive, refreshLive } from "./live.js";
+import { call, follow, part, randomId } from "./api.js";
+import { $, actions, announce, fail, stageWords, toast } from "./ui.js";
+import { keepFresh, refreshLive, refreshSoon } from "./live.js";
+import { estimate, fromPicture, money } from "./prices.js";
 
 const PRICE_AFTER_MS = 350;
 let cast = []; // ids of the characters, in the order in which they were picked
 let pricing = 0;
 let dragged = null;
+const comic = `/v1/comics/${document.body.dataset.comic}`;
 
 export function start() {
-  Object.assign(actions, { "add-panel": addPanel, "delete-panel": deletePanel, debug: showDebug, move });
-  keepLive();
+  Object.assign(actions, { "add-panel": addPanel, "delete-panel": deletePanel, debug: showDebug, move, invite, "member-role": changeRole, dismiss });
+  follow({ address: `${comic}/events`, names: ["status", "progress", "ready", "failed"], heard: moved });
+  keepFresh();
   const dialog = $("add-panel");
   if (!dialog) return;
   dialog.addEventListener("input", changed);
@@ -23,6 +26,20 @@ export function start() {
     dialog.showModal();
   });
   dragToOrder($("panels"));
+}
+
+// A panel's job has moved, whichever member asked for it: its card says so at once, the page is fetched after.
+function moved(panel, event) {
+  const card = $(`panel-${panel.id}`);
+  if (event !== "progress") refreshSoon();
+  if (event === "failed") fail({ message: `Panel ${panel.position} failed. ${panel.error?.message ?? ""}` });
+  if (event === "ready") announce(`Panel ${panel.position} ready`);
+  const status = card?.querySelector("[data-part=status]");
+  if (!status || panel.status !== "generating") return;
+  status.textContent = "Generating…";
+  card.querySelector("[data-part=stage]").textContent = stageWords({ ...panel, status: "processing" });
+  const bar = card.querySelector("progress");
+  panel.steps && panel.step ? (bar.value = panel.step / panel.steps) : bar.removeAttribute("value");
 }
 
 function changed(event) {
@@ -39,10 +56,10 @@ function changed(event) {
 // What a picture of this size costs; each repair of a character that drifted costs the same again.
 async function askPrice() {
   const price = $("add-panel").querySelector("[data-part=price]");
-  const prompt = $("panel-prompt").value.trim() || "a picture";
+  const enhance = $("add-panel").querySelector("[name=enhance]").checked;
   try {
-    const { estimated_usd_micros: micros, eta_seconds: seconds } = await call("POST", "/v1/jobs/estimate", { prompt, size: "panel", enhance: $("add-panel").querySelector("[name=enhance]").checked });
-    price.textContent = `${seconds ? `about ${Math.max(1, Math.round(seconds))} s · ` : ""}$${micros >= 1e4 ? (micros / 1e6).toFixed(2) : (micros / 1e6).toPrecision(2)}`;
+    const { estimated_usd_micros: micros, eta_seconds: seconds } = await estimate({ size: "panel", enhance, ...(cast.length && fromPicture) });
+    price.textContent = `${seconds ? `about ${Math.max(1, Math.round(seconds))} s · ` : ""}${money(micros)}`;
   } catch {
     price.textContent = "";
   }
@@ -138,4 +155,41 @@ async function showDebug(button) {
   } catch (problem) {
     fail(problem);
   }
+}
+
+// Who takes part
+
+async function invite(form) {
+  const { user_id: id, role } = Object.fromEntries(new FormData(form));
+  if (await setRole(id.trim(), role, `They may ${role === "editor" ? "change" : "read"} it now`)) form.reset();
+}
+
+const changeRole = (select) => setRole(select.dataset.user, select.value, `Now ${select.value}`);
+
+async function setRole(id, role, words) {
+  try {
+    await call("POST", `${comic}/members`, { user_id: id, role });
+  } catch (problem) {
+    fail(problem);
+    return false;
+  }
+  document.activeElement.blur(); // what has the focus is not exchanged
+  await refreshLive();
+  toast(words);
+  return true;
+}
+
+async function dismiss(button) {
+  const { user } = button.dataset;
+  const item = button.closest("li");
+  const role = item.querySelector("select").value;
+  try {
+    await call("DELETE", `${comic}/members/${user}`);
+  } catch (problem) {
+    return fail(problem);
+  }
+  item.remove();
+  $("member-id").focus();
+  await refreshLive();
+  toast("Dismissed", { undo: () => setRole(user, role, "Here again") });
 }

@@ -19,6 +19,11 @@ const inHand = () => pressed || document.querySelector("[data-dragged]");
 // From now on, when a job of this user moves and, while something on the page is being made, every few seconds.
 export function keepLive(moves = () => true) {
   onJob((job, event) => { if (event !== "progress" && event !== "preview" && moves(job)) refreshSoon(); });
+  keepFresh();
+}
+
+// The same for a page that hears of it in another way.
+export function keepFresh() {
   onReturn(refreshSoon);
   meanwhile();
 }
@@ -82,4 +87,4 @@ function mergeList(list, other) {
   if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true }); // it was moved
 }
 
-const stays = (item) => item.hidden || item.contains(document.activeElement) || item.querySelector(":checked");
+const stays = (item) => item.hidden || item.contains(document.activeElement) || item.querySelector("input:checked");

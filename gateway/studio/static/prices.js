@@ -13,11 +13,12 @@ export function money(micros) {
   return `$${dollars.toFixed(dollars >= 0.0001 ? 4 : 6)}`;
 }
 
+export const estimate = (body) => call("POST", "/v1/jobs/estimate", { prompt: "a picture", ...body });
+
 // Of [{times, …body of POST /v1/jobs}] together, in micro-dollars.
 export async function costOf(wanted) {
   const costs = await Promise.all(wanted.map(async ({ times, ...body }) => {
-    const { estimated_usd_micros: micros } = await call("POST", "/v1/jobs/estimate", { prompt: "a picture", ...body });
-    return times * micros;
+    return times * (await estimate(body)).estimated_usd_micros;
   }));
   return costs.reduce((sum, one) => sum + one, 0);
 }
