@@ -1,6 +1,7 @@
 """Rows as the API shows them."""
 
 import base64
+import json
 import time
 import zlib
 from collections import defaultdict
@@ -144,7 +145,8 @@ def _task(row: Mapping[str, Any]) -> str:
 def etag(row: Mapping[str, Any]) -> str:
     """Changes with everything a client can see of a job."""
     seen = (row["version"], row["progress_seq"], row["cost_usd_micros"], row["queue_position"] or 0)
-    return f'W/"{"-".join(map(str, seen))}-{_shown(row["images"])}"'
+    noted = zlib.crc32(json.dumps(row["metadata"], sort_keys=True).encode())
+    return f'W/"{"-".join(map(str, seen))}-{noted:x}-{_shown(row["images"])}"'
 
 
 def jobs_etag(rows: Sequence[Row]) -> str:

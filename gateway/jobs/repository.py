@@ -101,6 +101,11 @@ class Jobs:
         rows = await self._db.read(principal, sql.PICTURES, {"ids": ids})
         return {row["id"]: {name: row[name] for name in ("bucket", "key", "sha256")} for row in rows}
 
+    async def describe(self, principal: Principal, job_id: UUID, changes: dict[str, Any], limit: int) -> bool:
+        """Change metadata, keys with None taken away; False without such a job, or beyond ``limit`` keys."""
+        values = {"id": job_id, "user_id": principal.user_id, "changes": Jsonb(changes), "limit": limit}
+        return await self._db.one(sql.DESCRIBE, values) is not None
+
     async def cancel(self, principal: Principal, job_id: UUID) -> DictRow | None:
         """The row as it was canceled, with all below it; None when it is not the caller's or has ended."""
         rows = await self._end(sql.CANCEL, {"id": job_id, "user_id": principal.user_id})

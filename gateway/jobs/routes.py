@@ -106,6 +106,15 @@ async def get_job(
     return _cached(request, row) or answer_job(await render.job(row), row)
 
 
+@router.patch("/v1/jobs/{job_id}", response_model=schemas.Job)
+async def update_job(
+    job_id: UUID, body: schemas.JobUpdate, caller: Generator, service: Service, render: Render
+) -> Response:
+    """Change a job's metadata, also after its end: what a frontend keeps with it, say a cart's reference."""
+    row = await service.describe(caller, job_id, body.metadata)
+    return answer_job(await render.job(row), row)
+
+
 @router.get("/v1/jobs/{job_id}/calls", response_model=schemas.CallList)
 async def list_calls(job_id: UUID, caller: Reader, service: Service) -> schemas.CallList:
     """Every GPU call of a job: what was sent, what it took, what it cost."""

@@ -60,6 +60,7 @@ Address = Annotated[
     AfterValidator(_address),
 ]
 Pixels = Annotated[int, Field(ge=catalog.SIZE_MIN, le=catalog.SIZE_MAX), AfterValidator(_multiple)]
+METADATA_LIMIT = 50
 MetadataKey = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(storable)]
 MetadataValue = Annotated[str, Field(max_length=2000), AfterValidator(storable)] | int | float | bool
 
@@ -71,6 +72,14 @@ class LoraUse(BaseModel):
         description="Id or name of a registered LoRA, `hf:<repository>/<file>`, `civitai:<versionId>` or `https://…`."
     )
     scale: float = Field(default=1.0, ge=-4.0, le=4.0)
+
+
+class JobUpdate(BaseModel):
+    """What a frontend keeps with a job. Keys that are not named stay; null takes one away."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    metadata: dict[MetadataKey, MetadataValue | None] = Field(min_length=1, max_length=METADATA_LIMIT)
 
 
 class PictureUse(BaseModel):
@@ -131,7 +140,7 @@ class JobCreate(BaseModel):
         description="An equal request of yours that was sent with it and still has its pictures is answered "
         "with its job, marked `cached`: nothing is drawn and nothing charged.",
     )
-    metadata: dict[MetadataKey, MetadataValue] = Field(default={}, max_length=50)
+    metadata: dict[MetadataKey, MetadataValue] = Field(default={}, max_length=METADATA_LIMIT)
 
     @property
     def needs_edit_model(self) -> bool:

@@ -23,7 +23,7 @@ from gateway.jobs.loras import JobLoras, LoraInUse, model_of_group, refuse_unfit
 from gateway.jobs.plans import Statement
 from gateway.jobs.references import References
 from gateway.jobs.repository import Jobs
-from gateway.jobs.schemas import EstimateWarning, JobCreate, JobEstimate
+from gateway.jobs.schemas import METADATA_LIMIT, EstimateWarning, JobCreate, JobEstimate
 from gateway.jobs.submission import OVERTAKING_SECONDS, Submission
 from gateway.safety import refuse_minors
 from gateway.usage.budgets import Budgets, Room
@@ -258,6 +258,17 @@ class JobService:
     async def calls(self, caller: Principal, job_id: UUID) -> list[DictRow]:
         await self.get(caller, job_id)
         return await self._jobs.calls(caller, job_id)
+
+    async def describe(self, caller: Principal, job_id: UUID, changes: dict[str, Any]) -> DictRow:
+        """The job with other metadata; BadRequest when that would be more than a job keeps."""
+        await self.get(caller, job_id)
+        if not await self._jobs.describe(caller, job_id, changes, METADATA_LIMIT):
+            raise BadRequest(
+                f"A job keeps at most {METADATA_LIMIT} values of metadata.",
+                code="too_many_values",
+                param="metadata",
+            )
+        return await self.get(caller, job_id)
 
     async def cancel(self, caller: Principal, job_id: UUID) -> DictRow:
         """The job, canceled unless it had ended before. Its call is ended before the next denoising step."""

@@ -99,6 +99,14 @@ where user_id = %(user_id)s and key = %(key)s and status is null
 
 GET = f"select {READ_COLUMNS} from public.generation_jobs j where j.id = %(id)s"
 
+# Values that are null are taken away.  No row where there would be too many.
+DESCRIBE = """
+update public.generation_jobs set metadata = jsonb_strip_nulls(metadata || %(changes)s)
+where id = %(id)s and user_id = %(user_id)s
+  and (select count(*) from jsonb_object_keys(jsonb_strip_nulls(metadata || %(changes)s))) <= %(limit)s
+returning id
+"""
+
 LIST = f"""
 select {READ_COLUMNS} from public.generation_jobs j
 where (%(status)s::text is null or j.status::text = %(status)s)

@@ -15,7 +15,7 @@ CONVENTIONS = ("GET /openapi.json",)
 JOBS = (
     *("POST /v1/jobs", "GET /v1/jobs", "POST /v1/jobs/estimate"),
     *("GET /v1/jobs/{id}", "GET /v1/jobs/{id}/calls", "GET /v1/jobs/{id}/events", "GET /v1/events"),
-    *("POST /v1/jobs/{id}/cancel", "POST /v1/jobs/{id}/retry"),
+    *("PATCH /v1/jobs/{id}", "POST /v1/jobs/{id}/cancel", "POST /v1/jobs/{id}/retry"),
     *("POST /v1/batches", "POST /v1/batches/estimate", "GET /v1/batches", "GET /v1/batches/{id}"),
     *("GET /v1/batches/{id}/results", "POST /v1/batches/{id}/cancel"),
 )

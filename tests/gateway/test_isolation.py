@@ -165,6 +165,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "PUT /v1/comics/{project_id}/chapters/order": {"ids": []},
     "PATCH /v1/comics/chapters/{chapter_id}": {"name": "b"},
     "PUT /v1/comics/chapters/{chapter_id}/panels/order": {"ids": []},
+    "PATCH /v1/jobs/{job_id}": {"metadata": {"cart_ref": "1"}},
     "POST /v1/images/{image_id}/variations": {"num_images": 1},
     "POST /v1/images/{image_id}/upscale": {"scale": 2},
     "POST /v1/comics/chapters/{chapter_id}/panels": {"prompt": "a"},

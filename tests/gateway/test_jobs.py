@@ -401,3 +401,24 @@ async def test_the_request_id_comes_back(product: Stack) -> None:
     assert answer.headers["x-request-id"] == "from-the-caller"
     odd = await product.user.http.get("/v1/jobs", headers={"x-request-id": "spaces are not kept"})
     assert len(odd.headers["x-request-id"]) == 32
+
+
+async def test_what_a_frontend_keeps_with_a_job_changes_also_after_its_end(product: Stack) -> None:
+    user = product.new_user()
+    job = await user.create(wait=30, prompt="a mug", metadata={"flow_id": "7", "draft": True})
+    path = f"/v1/jobs/{job['id']}"
+    for body, status in [
+        ({"metadata": {}}, 422),
+        ({"metadata": {"a": {"b": 1}}}, 422),
+        ({"prompt": "another"}, 422),
+        ({"metadata": {f"key_{n}": n for n in range(50)}}, 400),
+    ]:
+        assert (await user.http.patch(path, json=body)).status_code == status, body
+    before = await user.http.get(path)
+    changes = {"cart_ref": "cart-4711", "placement_x": 50, "draft": None}
+    changed = await user.http.patch(path, json={"metadata": changes})
+    assert changed.json()["metadata"] == {"flow_id": "7", "cart_ref": "cart-4711", "placement_x": 50}
+    after = await user.http.get(path, headers={"If-None-Match": before.headers["etag"]})
+    assert (after.status_code, after.json()["metadata"]) == (200, changed.json()["metadata"])
+    found = (await user.http.get("/v1/jobs", params={"metadata.cart_ref": "cart-4711"})).json()["data"]
+    assert [each["id"] for each in found] == [job["id"]]

@@ -187,6 +187,41 @@ async def test_a_dropped_picture_brings_its_settings_or_is_drawn_from(
     await expect(page.locator("#prompt")).to_have_value("a kite of somebody else")
 
 
+async def test_a_result_is_placed_on_a_product_and_kept_for_the_cart(
+    page: Page, furnished: Furnished
+) -> None:
+    await page.goto(f"/generate?job={furnished.done}")
+    await settled(page)
+    await page.get_by_role("button", name="On a product").click()
+    dialog = page.get_by_role("dialog", name="On a product")
+    await dialog.get_by_text("Mug", exact=True).click()
+    design = dialog.get_by_alt_text("The picture on the product")
+    before, area = await design.bounding_box(), await dialog.locator(".print").bounding_box()
+    assert before and area
+    await page.mouse.move(before["x"] + 40, before["y"] + 40)
+    await page.mouse.down()
+    await page.mouse.move(before["x"] + 40 + area["width"] * 0.2, before["y"] + 40, steps=3)
+    await page.mouse.up()
+    await expect(dialog.get_by_label("Across")).to_have_value("70")
+    await dialog.get_by_label("Size").focus()
+    for key in ("End", "ArrowLeft"):
+        await page.keyboard.press(key)
+    after = await design.bounding_box()
+    assert after and after["width"] > before["width"] * 1.7
+    await no_violations(page, "mock-up")
+    await dialog.get_by_label("Cart reference").fill("cart-4711")
+    await dialog.get_by_role("button", name="Keep the placement").click()
+    await expect(dialog).to_be_hidden()
+    (found,) = (await (await page.request.get("/v1/jobs?metadata.cart_ref=cart-4711")).json())["data"]
+    placed = {"product": "mug", "placement_x": 70, "placement_y": 50, "placement_size": 149}
+    assert found["id"] == furnished.done
+    assert placed.items() <= found["metadata"].items()
+    await page.reload()
+    await settled(page)
+    await page.get_by_role("button", name="On a product").click()
+    await expect(dialog.get_by_label("Size")).to_have_value("149")
+
+
 async def test_words_suggest_style_and_product_and_the_job_keeps_them(page: Page) -> None:
     await page.goto("/generate")
     await page.locator("#prompt").fill("a watercolor fox on a mug")

@@ -30,6 +30,7 @@ JOB: dict[str, Any] = {
     "cost": {"estimated_usd_micros": 10, "usd_micros": 14},
     "timing": {"total_ms": 1234, "queue_ms": 4, "gpu_ms": 1000},
     "created_at": "2026-11-20T10:00:00Z",
+    "metadata": {},
 }
 
 

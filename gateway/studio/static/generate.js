@@ -31,6 +31,7 @@ export function start() {
     "add-lora": (select) => { addLora(select.value, select.selectedOptions[0].textContent); select.value = ""; },
     "same-seed": (button) => { setSeed(button.dataset.seed, true); openSheet(); toast("The next picture has this seed"); },
     "use-as-reference": (button) => addReference({ image_id: button.dataset.image }, button.dataset.src),
+    mockup: (button) => import("./mockup.js").then(({ openMockup }) => openMockup(button.dataset)).catch(fail),
     repaint: (button) => {
       const known = references.find(({ use }) => use.image_id === button.dataset.image);
       mask(known ?? { use: { image_id: button.dataset.image }, role: "init", src: button.dataset.src });
