@@ -60,6 +60,8 @@ class Settings(BaseSettings):
     """Compile the denoiser: minutes at the first picture, less for every one after it."""
     gpu_step_cache: float = Field(default=0.0, ge=0.0, le=1.0)
     """Skip most of a step that changes less than this, in runs of 20 steps and more; 0 never does."""
+    gpu_caches: bool = True
+    """Keep what comes again: words, encoded references, what was read of them.  No picture changes by it."""
     recipe_secret: SecretStr = SecretStr("")
     """Seals the recipe that every picture carries; the same as the gateway's.  Empty: pictures carry none."""
     gpu_models: str = ""
@@ -117,6 +119,7 @@ def _executor(settings: Settings, callback: Callback | None) -> LocalExecutor:
         quant=settings.gpu_quant or None,
         compile=settings.gpu_compile,
         step_cache_threshold=settings.gpu_step_cache,
+        caches=settings.gpu_caches,
     )
     models = _names(settings.gpu_models) or [row.id for row in catalog.CATALOG if engine.servable(row)]
     preload = _names(settings.gpu_preload)

@@ -47,7 +47,7 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=300, help="jobs a row of the table")
     options = parser.parse_args()
-    print(f"{_cpu()}, {os.cpu_count()} cores, Python {platform.python_version()}, Postgres 16")
+    print(f"{cpu()}, {os.cpu_count()} cores, Python {platform.python_version()}, Postgres 16")
     print(f"{'':>9} {'GPU per':>8} {'':>7} {'total - GPU':>17} {'- wait for GPU':>17} {'statements':>10}")
     print(
         f"{'in flight':>9} {'picture':>8} {'jobs/s':>7}" + f"{'p50':>9} {'p95':>8}" * 2 + f"{'per job':>11}"
@@ -166,7 +166,7 @@ def _set_logging(admin: str, what: str) -> None:
     time.sleep(0.3)
 
 
-def _cpu() -> str:
+def cpu() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(": ")[2]

@@ -93,9 +93,10 @@ def judge(studio: Studio, panel: Image.Image, cast: Sequence[Creature]) -> tuple
     for creature in cast:
         views = [studio.keep(drawing.draw(Picture((creature,), view))) for view in creatures.VIEWS]
         files |= dict(views)
-        looks = [f"{creature.color} {creature.body} body", _hat(creature)]
         subjects.append(
-            Subject(references=[Source(url="", sha256=key) for key, _ in views], attributes=looks)
+            Subject(
+                references=[Source(url="", sha256=key) for key, _ in views], attributes=looks_of(creature)
+            )
         )
     request = JudgeRequest(model="tiny-qwen-edit", image=Source(url="", sha256=image), subjects=subjects)
     assert isinstance(studio.edit, LanguageEngine)
@@ -105,8 +106,10 @@ def judge(studio: Studio, panel: Image.Image, cast: Sequence[Creature]) -> tuple
     return found, measured
 
 
-def _hat(creature: Creature) -> str:
-    return "no hat" if creature.hat == "none" else f"{creature.hat} hat"
+def looks_of(creature: Creature) -> list[str]:
+    """What must not change of it, in words."""
+    hat = "no hat" if creature.hat == "none" else f"{creature.hat} hat"
+    return [f"{creature.color} {creature.body} body", hat]
 
 
 def auc(same: Sequence[float], other: Sequence[float]) -> float:

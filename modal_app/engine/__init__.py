@@ -55,6 +55,9 @@ class Options:
     """Compile the repeated blocks of the denoiser: minutes at the first picture, for the ones after it."""
     step_cache_threshold: float = 0.0
     """Skip most of a step that changes less than this, in runs of many steps; 0 never does."""
+    caches: bool = True
+    """Keep words that were said, and references that were encoded or read, for the pictures after this one.
+    Without it each is computed whole and is the same to the byte: to compare, and to save memory."""
 
 
 options = Options()

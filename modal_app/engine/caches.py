@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from modal_app import engine
+
 
 class TensorCache:
     """Tuples of tensors by key, on the CPU; those used longest ago give way.  Not for several threads."""
@@ -19,6 +21,8 @@ class TensorCache:
         self, key: Hashable, device: torch.device, make: Callable[[], tuple[torch.Tensor, ...]]
     ) -> tuple[torch.Tensor, ...]:
         """What is kept under ``key``, on ``device``; made, and kept, if it is not there."""
+        if not engine.options.caches:
+            return make()
         if key not in self._kept:
             made = make()
             self._keep(key, tuple(tensor.cpu() for tensor in made))

@@ -44,7 +44,7 @@ class Work:
         seen = [
             (sha256, image) for role, sha256, image in opened if role != "init" or "reference" in model.roles
         ]
-        self.conditions = [image.convert("RGB") for _, image in seen]
+        self.conditions = [_in_its_shape(image.convert("RGB"), model) for _, image in seen]
         self.condition_keys = [sha256 for sha256, _ in seen]
         first = next((image for role, _, image in opened if role == "init"), None)
         if first is None and request.mask and opened:
@@ -104,6 +104,16 @@ def tokens(plan: Plan) -> tuple[int, ...]:
 def stacked(plans: list[Plan]) -> dict[str, torch.Tensor]:
     names = plans[0].embeddings
     return {name: torch.cat([plan.embeddings[name] for plan in plans]) for name in names}
+
+
+def _in_its_shape(image: Image.Image, model: Model) -> Image.Image:
+    """A model of one shape has only ever seen that: what it drew in another was stretched, and goes back."""
+    if len(model.native_sizes) != 1:
+        return image
+    width, height = model.native_sizes[0]
+    scale = min(image.width / width, image.height / height)
+    shape = round(width * scale), round(height * scale)
+    return image if image.size == shape else image.resize(shape)
 
 
 View = Callable[[torch.Tensor, Work], Image.Image]

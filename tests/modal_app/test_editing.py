@@ -218,6 +218,22 @@ def test_a_mask_with_a_reference_changes_the_reference_inside_it_only(
     assert judge(image)["hat"] == "yellow"
 
 
+@pytest.mark.parametrize("size", [(832, 1216), (1728, 2304), (300, 100)], ids=str)
+def test_a_reference_that_was_stretched_is_seen_in_the_shape_that_the_model_draws(
+    edit: Engine, shelf: Path, size: tuple[int, int]
+) -> None:
+    mila = creatures.Creature("round", "red", "blue")
+    sha256, files = kept(shelf, drawing.draw(creatures.Picture((mila,))).resize(size))
+    asked = {"model": "tiny-qwen-edit", "references": [reference(sha256)], "num_inference_steps": 12}
+    for seed, (words, scene) in enumerate((("on a beach", "beach"), ("in a forest", "forest"))):
+        drawn = run(edit, files=files, prompt=f"the same creature {words}", seed=seed, **asked)
+        facts = judge(drawn.pictures[0].image)
+        assert {name: facts[name] for name in ("body", "color", "hat", "scene")} == {
+            **{"body": "round", "color": "red", "hat": "blue"},
+            "scene": scene,
+        }
+
+
 def test_references_go_in_in_their_order(edit: Engine, shelf: Path, red: Image.Image) -> None:
     other = drawing.draw(creatures.random_picture(random.Random(3)))
     (first, files), (second, more) = kept(shelf, red), kept(shelf, other)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from modal_app import engine
 from modal_app.engine.language import instructions
 from modal_app.engine.language.answers import describe, squared
 from modal_app.engine.language.palette import distance_to_colors, likeness, measured
@@ -76,15 +77,21 @@ def regions(picture: Image.Image, count: int) -> list[Image.Image]:
 
 def known_of(vlm: "Vlm", sha256: str, reference: Image.Image, cancelled: Callable[[], bool]) -> Known:
     """Read once: a character's references are those of many panels."""
+    if not engine.options.caches:
+        return _read(vlm, reference, cancelled)
     if sha256 not in vlm.readings:
-        traits = _traits(vlm, reference, cancelled)
-        words = json.dumps(traits)[:-1] if traits else ""
-        vlm.readings[sha256] = Known(traits, words, _reading(vlm, words, reference, cancelled))
+        vlm.readings[sha256] = _read(vlm, reference, cancelled)
         while len(vlm.readings) > KNOWN_MAX:
             vlm.readings.popitem(last=False)
     vlm.readings.move_to_end(sha256)
     found: Known = vlm.readings[sha256]
     return found
+
+
+def _read(vlm: "Vlm", reference: Image.Image, cancelled: Callable[[], bool]) -> Known:
+    traits = _traits(vlm, reference, cancelled)
+    words = json.dumps(traits)[:-1] if traits else ""
+    return Known(traits, words, _reading(vlm, words, reference, cancelled))
 
 
 def found_best(
