@@ -7,6 +7,7 @@ import asyncio
 import io
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from playwright.async_api import Browser, Page
 
 from gateway.embedded import EmbeddedPostgres, add_user
 from tests.support.browser import chromium, watched
+from tests.support.project import project_of
 from tests.support.stack import Stack, stack
 
 OUT = Path(__file__).parents[1] / "docs" / "screens"
@@ -69,6 +71,64 @@ SHOTS: list[tuple[str, str, str, dict[str, int]]] = [
 ]
 
 
+async def _repaint(page: Page) -> None:
+    await page.get_by_role("button", name="Repaint a part").click()
+    canvas = page.get_by_role("application")
+    await page.wait_for_timeout(800)
+    box = await canvas.bounding_box()
+    assert box
+    for x, y in ((0.39, 0.25), (0.37, 0.33)):
+        await page.mouse.move(box["x"] + box["width"] * x, box["y"] + box["height"] * y)
+        await page.mouse.down()
+        await page.mouse.move(box["x"] + box["width"] * 0.62, box["y"] + box["height"] * y, steps=12)
+        await page.mouse.up()
+
+
+async def _compare(page: Page) -> None:
+    await page.locator("#shots a").first.click()
+    await page.keyboard.press("b")
+    await page.wait_for_timeout(400)
+
+
+async def _on_a_product(page: Page) -> None:
+    await page.get_by_role("button", name="On a product").click()
+    await page.get_by_label("Size", exact=True).fill("95")
+    await page.get_by_label("Cart reference").fill("cart-4711")
+
+
+async def _run(page: Page) -> None:
+    """Many pictures, so that there is time to look at the first."""
+    await page.locator("#prompt").fill("a red round creature with a blue hat, side view, in a forest")
+    await page.get_by_text("More", exact=True).click()
+    await page.get_by_label("Pictures", exact=True).fill("10")
+    await page.get_by_label("Steps", exact=True).fill("60")
+    await page.get_by_text("More", exact=True).click()
+    await page.get_by_role("button", name="Generate").click()
+    await page.locator(".has-preview").wait_for(timeout=60_000)
+    await page.evaluate("scrollTo(0, 0)")
+    await page.wait_for_timeout(1200)
+
+
+async def _code(page: Page) -> None:
+    await page.get_by_role("button", name="As API call").click()
+
+
+async def _help(page: Page) -> None:
+    await page.keyboard.press("?")
+
+
+STATES: dict[str, tuple[str, Callable[[Page], Awaitable[None]], list[tuple[str, dict[str, int]]]]] = {
+    "mask": ("/generate?job={job}", _repaint, [("dark", DESKTOP), ("dark", PHONE)]),
+    "compare": ("/generate?job={varied}", _compare, [("dark", DESKTOP)]),
+    "mockup": ("/generate?job={job}", _on_a_product, [("light", DESKTOP)]),
+    "api-call": ("/generate?job={job}", _code, [("light", DESKTOP)]),
+    "shortcuts": ("/jobs", _help, [("dark", DESKTOP)]),
+    "running": ("/generate", _run, [("dark", DESKTOP)]),
+}
+"""Path, what is done there, and how it is looked at; ``running`` is last, as it keeps the GPU busy."""
+OF_A_CAST = ("characters", "character", "images", "comics", "comic")
+
+
 async def main(only: list[str]) -> None:
     folder = Path(tempfile.mkdtemp(prefix="tenkaigen-screens-"))
     with EmbeddedPostgres(folder) as postgres:
@@ -77,14 +137,32 @@ async def main(only: list[str]) -> None:
             stack(postgres.admin_url, folder, local_user_id=local_user) as running,
             chromium() as browser,
         ):
-            shown = await furnish(browser, running)
+            if not only or "empty" in only:
+                await shoot(browser, running, "empty-dark-1440", "/generate", "dark", DESKTOP)
+            shown = await furnish(browser, running, not only or bool({*only} & {*OF_A_CAST}))
             for kind, path, theme, size in SHOTS:
                 if not only or kind in only:
                     name = f"{kind}-{theme}-{size['width']}"
                     await shoot(browser, running, name, path.format(**shown), theme, size)
+            for kind, (path, act, looks) in STATES.items():
+                for theme, size in looks if not only or kind in only else []:
+                    name = f"{kind}-{theme}-{size['width']}"
+                    await shoot(browser, running, name, path.format(**shown), theme, size, act)
+        if not only or "sign-in" in only:
+            await shoot_gate(postgres.admin_url, folder / "project")
 
 
-async def furnish(browser: Browser, running: Stack) -> dict[str, str]:
+async def shoot_gate(admin_url: str, folder: Path) -> None:
+    """The sign-in of a gateway beside a Supabase project."""
+    async with project_of(admin_url, folder) as project, chromium() as browser:
+        for theme, size in (("dark", DESKTOP), ("light", PHONE)):
+            async with watched(browser, project.url, color_scheme=theme, viewport=size) as seen:
+                await seen.page.goto("/generate")
+                await seen.page.wait_for_timeout(400)
+                _keep(f"sign-in-{theme}-{size['width']}", await seen.page.screenshot())
+
+
+async def furnish(browser: Browser, running: Stack, with_a_cast: bool) -> dict[str, str]:
     """Draw everything; the ids of what is to be shown."""
     async with watched(browser, running.url) as seen:
         await seen.page.goto("/generate")
@@ -93,19 +171,38 @@ async def furnish(browser: Browser, running: Stack) -> dict[str, str]:
             await _draw(seen.page, {"prompt": words, "style": style or None, "seed": seed})
             for words, style, seed in DRAWN
         ]
+        repaint = {
+            **{"prompt": "a red round creature with a green hat, front view, on a beach", "seed": 7},
+            "references": [{"image_id": jobs[0]["images"][0]["id"], "role": "init"}],
+            "strength": 0.9,
+        }
+        varied = await _draw(seen.page, repaint)
+        shown = {"job": str(jobs[0]["id"]), "varied": str(varied["id"])}
+        if not with_a_cast:
+            return dict.fromkeys(("character", "comic"), "") | shown
         made = [await _character(seen.page, *each) for each in CHARACTERS]
         path = f"/v1/characters/{made[0]}"
         await _ask(seen.page, f"{path}/generate-360-set", {})
         await _ask(seen.page, f"{path}/generate-scene-image", {"sceneContext": "on a beach, by day"})
-        return {"job": str(jobs[0]["id"]), "character": made[0], "comic": await _comic(seen.page, made)}
+        return {**shown, "character": made[0], "comic": await _comic(seen.page, made)}
 
 
-async def shoot(browser: Browser, running: Stack, name: str, path: str, theme: Any, size: Any) -> None:
+async def shoot(
+    browser: Browser,
+    running: Stack,
+    name: str,
+    path: str,
+    theme: Any,
+    size: Any,
+    act: Callable[[Page], Awaitable[None]] | None = None,
+) -> None:
     async with watched(browser, running.url, color_scheme=theme, viewport=size) as seen:
         await seen.page.goto("/generate")
         await seen.page.wait_for_selector("#desk", state="attached")
         await seen.page.goto(path)
         await seen.page.wait_for_timeout(700)
+        if act:
+            await act(seen.page)
         _keep(name, await seen.page.screenshot())
 
 

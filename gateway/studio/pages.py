@@ -92,6 +92,12 @@ async def job(page: OnPage, job_id: str) -> Response:
     )
 
 
+@pages.get("/ui/meter")
+async def meter(page: OnPage) -> Response:
+    """What is spent today, and how much is at work."""
+    return page.part("part_meter.html", **await page.at_work())
+
+
 @pages.get("/ui/jobs/{job_id}/{part}")
 async def job_part(page: OnPage, job_id: str, part: Literal["row", "card", "result"]) -> Response:
     """A job as a row of the list, a card of the strip, or on the stage."""

@@ -26,15 +26,18 @@ class Page:
         """A piece of a page, for the script to put in its place."""
         return render(self.request, template, context)
 
-    async def _shell(self) -> Json:
-        session, spent, queued, running = await self.api.all(
-            self.api.get("/v1/session"),
+    async def at_work(self) -> Json:
+        """Today's costs, and how many jobs have not ended."""
+        spent, queued, running = await self.api.all(
             self.api.get("/v1/usage", **{"from": today().isoformat()}),
             self.api.get("/v1/jobs", status="queued", limit=50),
             self.api.get("/v1/jobs", status="processing", limit=50),
         )
-        at_work = len(queued["data"]) + len(running["data"])
-        return {"session": session, "today": spent["total"], "at_work": at_work}
+        return {"today": spent["total"], "at_work": len(queued["data"]) + len(running["data"])}
+
+    async def _shell(self) -> Json:
+        session, at_work = await self.api.all(self.api.get("/v1/session"), self.at_work())
+        return {"session": session, **at_work}
 
 
 class PageRoute(APIRoute):

@@ -31,6 +31,7 @@ DROP = """([bytes, name, where]) => {
 
 async def test_words_become_a_picture_with_its_price_progress_and_facts(page: Page, studio: Stack) -> None:
     await page.goto("/generate")
+    spent = await page.locator("#meter b").inner_text()
     await expect(page.locator("#price")).to_contain_text("$")
     await page.locator("#prompt").fill("a cyberpunk samurai with neon katana")
     await page.get_by_role("radio", name="Anime").first.check(force=True)
@@ -45,6 +46,8 @@ async def test_words_become_a_picture_with_its_price_progress_and_facts(page: Pa
     assert job["metadata"]["flow_id"]
     assert studio.rows("select style from public.generation_jobs where id = %s", job["id"])
     await expect(page.locator("#recent li").first).to_have_attribute("data-tile", job["images"][0]["id"])
+    await expect(page.locator("#meter b")).not_to_have_text(spent)
+    await expect(page.locator("#meter")).to_contain_text("nothing running")
 
 
 async def test_what_runs_can_be_canceled_and_drawn_after_all(page: Page) -> None:
@@ -227,7 +230,7 @@ async def test_words_suggest_style_and_product_and_the_job_keeps_them(page: Page
     await page.locator("#prompt").fill("a watercolor fox on a mug")
     await page.get_by_role("button", name="Suggest style").click()
     await expect(page.locator("#desk [name=style]:checked")).to_have_value("design/watercolor")
-    await expect(page.get_by_label("Product")).to_have_value(re.compile("mug", re.I))
+    await expect(page.get_by_label("Product", exact=True)).to_have_value(re.compile("mug", re.I))
     await page.get_by_role("button", name="Generate").click()
     await expect(page.locator("#shots img")).to_be_visible()
     assert "mug" in (await studio_job(page))["metadata"]["product"].lower()

@@ -6,6 +6,7 @@ import { $, actions, announce, copyText, fail, setUp, stageWords, toast } from "
 
 const page = document.body.dataset.page;
 const LATER_SECONDS = 6;
+const METER_MS = 700;
 const BUSY_MS = 1200;
 const BUSY_ROUNDS = 20; // a delivery that was not taken by then is tried again in minutes or hours
 const MODULES = { generate: "generate", "new-character": "characters", character: "characters", characters: "characters", "character-images": "characters", comic: "comics" };
@@ -171,6 +172,17 @@ async function addRow(job) {
   $("jobs").tBodies[0].prepend(fresh);
 }
 
+// At the foot of the rail: what is spent, and how much is at work.
+let metered = 0;
+function refreshMeter() {
+  clearTimeout(metered);
+  metered = setTimeout(async () => {
+    const fresh = await part("/ui/meter").catch(() => null);
+    const now = fresh?.getElementById("meter");
+    if (now && !$("meter").contains(document.activeElement)) $("meter").replaceWith(now);
+  }, METER_MS);
+}
+
 async function signInLocal() {
   try {
     await call("POST", "/v1/session", {});
@@ -211,4 +223,5 @@ if (page === "jobs" || page === "job") {
   watchRows();
 }
 refreshWhileBusy();
+if (MODULES[page] || page === "jobs" || page === "job") onJob((job, event) => { if (event !== "progress" && event !== "preview") refreshMeter(); });
 document.body.dataset.ready = "yes";
