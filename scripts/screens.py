@@ -35,22 +35,18 @@ DRAWN = [
     ("a green pointy creature on a beach", "", 13),
 ]
 CHARACTERS: list[tuple[str, str, dict[str, Any]]] = [
-    (
-        "Mara Venn",
-        "a red round creature with a blue hat",
-        {
-            **{"body": "round", "hat": "blue bowler", "mood": "patient"},
-            **{"color_palette": ["#dc3232", "#3c6edc"], "do_not_change": ["blue hat", "red body"]},
-        },
-    ),
-    ("Ilse", "a yellow pointy creature", {"do_not_change": ["yellow body"]}),
-    ("Tove", "a green square creature with a red hat", {"do_not_change": ["red hat"]}),
+    ("Mara Venn", "a red round creature with a blue hat", {"mood": "patient", "keeps": "the third lamp"}),
+    ("Ilse", "a yellow pointy creature", {}),
+    ("Tove", "a green square creature with a red hat", {}),
 ]
 PANELS: list[tuple[str, list[int]]] = [
     ("Mara waits on a beach", [0]),
     ("Ilse comes by day, from a forest", [1]),
     ("Tove looks on, at night", [2]),
     ("Mara and Ilse on a beach at night", [0, 1]),
+    ("Ilse and Tove in a forest", [1, 2]),
+    ("Mara by day, in a forest", [0]),
+    ("Tove and Mara on a beach, by day", [2, 0]),
 ]
 SHOTS: list[tuple[str, str, str, dict[str, int]]] = [
     (name, path, theme, size)
@@ -69,6 +65,9 @@ SHOTS: list[tuple[str, str, str, dict[str, int]]] = [
     for theme, size in [("dark", DESKTOP), ("light", DESKTOP), ("dark", PHONE)]
     if name in ("generate", "images", "comic", "jobs", "costs") or (theme == "dark" and size is DESKTOP)
 ]
+
+
+Act = Callable[[Page], Awaitable[None]]
 
 
 async def _repaint(page: Page) -> None:
@@ -117,16 +116,64 @@ async def _help(page: Page) -> None:
     await page.keyboard.press("?")
 
 
-STATES: dict[str, tuple[str, Callable[[Page], Awaitable[None]], list[tuple[str, dict[str, int]]]]] = {
+async def _turned(page: Page) -> None:
+    await page.get_by_role("heading", name="All the way round").scroll_into_view_if_needed()
+    await page.get_by_role("slider", name="Angle").focus()
+    for _ in range(3):
+        await page.keyboard.press("ArrowRight")
+    await page.evaluate("document.getElementById('around-title').scrollIntoView()")
+
+
+async def _described(page: Page) -> None:
+    await page.get_by_label("Name", exact=True).fill("Runa")
+    await page.get_by_text("A description", exact=True).click()
+    await page.get_by_role("textbox", name="Description").fill(
+        "a blue pointy creature with a green hat, always a little late"
+    )
+    await page.get_by_label("Never to change").fill("green hat\nblue body")
+    await page.evaluate("document.activeElement.blur()")
+    await page.evaluate("scrollTo(0, 0)")
+
+
+async def _to_drift(page: Page) -> None:
+    await page.evaluate("document.getElementById('drift').scrollIntoView({block: 'end'})")
+
+
+async def _debugged(page: Page) -> None:
+    await page.locator(".badge").first.click()
+
+
+async def _adding(page: Page) -> None:
+    await page.get_by_role("button", name="Add Panel").click()
+    await page.get_by_label("What happens").fill("Ilse hands Mara the lamp, close-up")
+    for name in ("Ilse", "Mara Venn"):
+        await page.get_by_role("checkbox", name=name).check(force=True)
+
+
+async def _inviting(page: Page) -> None:
+    await page.get_by_role("button", name="Members").click()
+
+
+WIDTHS: list[tuple[str, dict[str, int]]] = [("dark", DESKTOP), ("dark", PHONE)]
+STATES: dict[str, tuple[str, Act | None, list[tuple[str, dict[str, int]]]]] = {
     "mask": ("/generate?job={job}", _repaint, [("dark", DESKTOP), ("dark", PHONE)]),
     "compare": ("/generate?job={varied}", _compare, [("dark", DESKTOP)]),
     "mockup": ("/generate?job={job}", _on_a_product, [("light", DESKTOP)]),
     "api-call": ("/generate?job={job}", _code, [("light", DESKTOP)]),
     "shortcuts": ("/jobs", _help, [("dark", DESKTOP)]),
+    "character-turned": ("/characters/{character}", _turned, WIDTHS),
+    "character-new": ("/characters/new", _described, WIDTHS),
+    "characters-nobody": ("/characters?comic={comic}", None, [("dark", DESKTOP)]),
+    "comic-drift": ("/comics/{comic}", _to_drift, [("dark", DESKTOP), ("light", DESKTOP)]),
+    "comic-debug": ("/comics/{comic}", _debugged, [("dark", DESKTOP)]),
+    "comic-add": ("/comics/{comic}", _adding, WIDTHS),
+    "comic-members": ("/comics/{comic}", _inviting, [("dark", DESKTOP)]),
+    "comic-empty": ("/comics/{comic}?chapter={empty}", None, [("dark", DESKTOP)]),
     "running": ("/generate", _run, [("dark", DESKTOP)]),
 }
 """Path, what is done there, and how it is looked at; ``running`` is last, as it keeps the GPU busy."""
-OF_A_CAST = ("characters", "character", "images", "comics", "comic")
+OF_A_CAST = ("character", "images", "comic")
+"""What names of pages begin with that show one."""
 
 
 async def main(only: list[str]) -> None:
@@ -139,7 +186,9 @@ async def main(only: list[str]) -> None:
         ):
             if not only or "empty" in only:
                 await shoot(browser, running, "empty-dark-1440", "/generate", "dark", DESKTOP)
-            shown = await furnish(browser, running, not only or bool({*only} & {*OF_A_CAST}))
+            shown = await furnish(
+                browser, running, not only or any(kind.startswith(OF_A_CAST) for kind in only)
+            )
             for kind, path, theme, size in SHOTS:
                 if not only or kind in only:
                     name = f"{kind}-{theme}-{size['width']}"
@@ -179,12 +228,12 @@ async def furnish(browser: Browser, running: Stack, with_a_cast: bool) -> dict[s
         varied = await _draw(seen.page, repaint)
         shown = {"job": str(jobs[0]["id"]), "varied": str(varied["id"])}
         if not with_a_cast:
-            return dict.fromkeys(("character", "comic"), "") | shown
+            return dict.fromkeys(("character", "comic", "empty"), "") | shown
         made = [await _character(seen.page, *each) for each in CHARACTERS]
         path = f"/v1/characters/{made[0]}"
         await _ask(seen.page, f"{path}/generate-360-set", {})
         await _ask(seen.page, f"{path}/generate-scene-image", {"sceneContext": "on a beach, by day"})
-        return {**shown, "character": made[0], "comic": await _comic(seen.page, made)}
+        return {**shown, "character": made[0], **await _comic(seen.page, running, made)}
 
 
 async def shoot(
@@ -194,7 +243,7 @@ async def shoot(
     path: str,
     theme: Any,
     size: Any,
-    act: Callable[[Page], Awaitable[None]] | None = None,
+    act: Act | None = None,
 ) -> None:
     async with watched(browser, running.url, color_scheme=theme, viewport=size) as seen:
         await seen.page.goto("/generate")
@@ -203,6 +252,7 @@ async def shoot(
         await seen.page.wait_for_timeout(700)
         if act:
             await act(seen.page)
+            await seen.page.wait_for_timeout(500)
         _keep(name, await seen.page.screenshot())
 
 
@@ -220,13 +270,19 @@ async def _character(page: Page, name: str, description: str, traits: dict[str, 
     return str(made["id"])
 
 
-async def _comic(page: Page, characters: list[str]) -> str:
+async def _comic(page: Page, running: Stack, characters: list[str]) -> dict[str, str]:
+    """The ids of a comic and of its empty chapter."""
+    for name in ("The Third Lamp", "Signal Fire"):
+        await _ask(page, "/v1/comics", {"name": name})
     comic = await _ask(page, "/v1/comics", {"name": "Black Reef"})
-    await _ask(page, f"/v1/comics/{comic['id']}/chapters", {"name": "Low tide"})
-    for words, cast in PANELS:
-        body = {"prompt": words, "character_ids": [characters[n] for n in cast], "max_attempts": 1}
+    empty = await _ask(page, f"/v1/comics/{comic['id']}/chapters", {"name": "Low tide"})
+    for n, (words, cast) in enumerate(PANELS):
+        ids = [characters[each] for each in cast]
+        body = {"prompt": words, "character_ids": ids, "max_attempts": 2, "seed": 100 + n}
         await _ask(page, f"/v1/comics/chapters/{comic['chapters'][0]['id']}/panels", body)
-    return str(comic["id"])
+    friend = str(add_user(running.admin_url, "friend@example.com"))
+    await _ask(page, f"/v1/comics/{comic['id']}/members", {"user_id": friend, "role": "editor"})
+    return {"comic": str(comic["id"]), "empty": str(empty["id"])}
 
 
 async def _ask(page: Page, path: str, body: dict[str, Any]) -> dict[str, Any]:

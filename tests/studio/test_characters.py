@@ -130,6 +130,8 @@ async def test_a_portfolio_is_turned_by_hand_by_keys_and_by_itself(
         await page.keyboard.press("ArrowLeft")
         await shows(page, 270)
         await expect(slider).to_have_attribute("aria-valuetext", "270 degrees")
+        await page.get_by_role("button", name="90 degrees", exact=True).click()
+        await shows(page, 90)
         await slider.fill("0")
         await shows(page, 0)
 
@@ -286,7 +288,10 @@ async def drawn(page: Page, name: str, furnished: Furnished) -> dict[str, Any]:
 async def shows(page: Page, angle: int) -> None:
     await expect(page.locator("turn-table output")).to_have_text(f"{angle}°")
     await expect(page.get_by_alt_text(f"turned by {angle} degrees")).to_be_visible()
-    await expect(page.locator("turn-table img:not([hidden])")).to_have_count(1)
+    await expect(page.get_by_role("button", name=f"{angle} degrees", exact=True)).to_have_attribute(
+        "aria-pressed", "true"
+    )
+    await expect(page.locator("turn-table figure img:not([hidden])")).to_have_count(1)
 
 
 async def estimated(page: Page, body: dict[str, Any]) -> int:

@@ -55,6 +55,9 @@ async def test_a_comic_from_nothing_to_panels_in_order(
     await expect(enhance).to_be_checked()
     await expect(dialog.locator("[data-part=price]")).to_contain_text("$")
     await no_violations(page, "add panel")
+    await page.set_viewport_size({"width": 390, "height": 844})
+    assert await dialog.evaluate("(one) => one.scrollWidth - one.clientWidth") <= 0, "wider than a phone"
+    await page.set_viewport_size({"width": 1280, "height": 860})
     await dialog.get_by_label("What happens").fill("Axel climbs a spiral stair")
     await dialog.get_by_role("checkbox", name="Axel").check(force=True)
     await expect(dialog.locator("[data-part=cast]")).to_have_text("In this order: Axel")
@@ -240,6 +243,8 @@ async def test_members_are_invited_given_another_role_dismissed_and_called_back(
     role = dialog.get_by_label(f"Role of {str(friend.id)[:8]}")
     await expect(role).to_have_value("viewer")
     await no_violations(page, "members")
+    await page.set_viewport_size({"width": 390, "height": 844})
+    assert await dialog.evaluate("(one) => one.scrollWidth - one.clientWidth") <= 0, "wider than a phone"
     await role.select_option("editor")
     await expect(page.locator(".toast").last).to_have_text("Now editor")
     assert (await friend.http.get(f"/v1/comics/{comic['id']}")).json()["role"] == "editor"

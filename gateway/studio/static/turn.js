@@ -6,10 +6,12 @@ const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 customElements.define("turn-table", class extends HTMLElement {
   connectedCallback() {
-    this.pictures = [...this.querySelectorAll("img")];
+    this.pictures = [...this.querySelectorAll("figure img")];
+    this.angles = [...this.querySelectorAll("button[data-angle]")];
     this.slider = this.querySelector("input");
-    this.button = this.querySelector("button");
+    this.button = this.querySelector("[data-part=turn]");
     this.slider.addEventListener("input", () => { this.stop(); this.show(Number(this.slider.value)); });
+    this.angles.forEach((button, place) => button.addEventListener("click", () => { this.stop(); this.show(place); }));
     this.addEventListener("keydown", (event) => this.key(event));
     this.listenToDrags(this.querySelector("figure"));
     this.button.addEventListener("click", () => (this.turning ? this.stop() : this.start()));
@@ -29,6 +31,7 @@ customElements.define("turn-table", class extends HTMLElement {
     const count = this.pictures.length;
     this.at = ((n % count) + count) % count;
     this.pictures.forEach((picture, place) => { picture.hidden = place !== this.at; });
+    this.angles.forEach((button, place) => { button.ariaPressed = String(place === this.at); });
     const { angle } = this.pictures[this.at].dataset;
     this.slider.value = this.at;
     this.slider.ariaValueText = `${angle} degrees`;
