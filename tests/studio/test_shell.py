@@ -51,6 +51,27 @@ async def test_axe_finds_nothing_in_an_open_dialog(page: Page, name: str) -> Non
     await no_violations(page, name)
 
 
+async def test_axe_finds_nothing_in_what_a_result_opens(page: Page, furnished: Furnished) -> None:
+    await page.goto(f"/generate?job={furnished.done}")
+    await settled(page)
+    for opener, name in [
+        ("Repaint a part", "Paint what is drawn anew"),
+        ("On a product", "On a product"),
+        ("As API call", "As API call"),
+    ]:
+        await page.get_by_role("button", name=opener).first.click()
+        dialog = page.get_by_role("dialog", name=name)
+        await expect(dialog).to_be_visible()
+        for theme, width in (("dark", 1280), ("light", 390)):
+            await page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+            await page.set_viewport_size({"width": width, "height": 844})
+            await no_violations(page, f"{name} {theme} {width}")
+            assert await page.evaluate(OVERFLOW) <= 0, (name, width)
+        await page.keyboard.press("Escape")
+        await expect(dialog).to_be_hidden()
+        assert await page.evaluate("document.activeElement.textContent.trim()") == opener
+
+
 @pytest.mark.parametrize("path", PAGES)
 async def test_a_cold_page_is_light(seen: Watched, furnished: Furnished, path: str) -> None:
     await seen.page.goto(path.format(done=furnished.done, failed=furnished.failed))
