@@ -7,8 +7,6 @@ transaction: BEGIN, becoming the user, the query, COMMIT.
 """
 
 import argparse
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -22,7 +20,7 @@ import psycopg
 
 from gateway.db import BECOME_USER
 from gateway.embedded import EmbeddedPostgres
-from scripts.bench_gateway import cpu
+from scripts.process_figures import machine
 
 USERS, JOBS_EACH, CHAPTERS_EACH, PANELS_EACH = 1000, 100, 4, 25
 LIMIT = 2.0
@@ -99,7 +97,7 @@ def main() -> None:
         _connected(postgres.database_url) as user,
     ):
         ids = _fill(owner)
-        print(f"{cpu()}, {os.cpu_count()} cores, Python {platform.python_version()}, Postgres 16")
+        print(machine())
         print(f"{'ms, median':>22} {'policies':>10} {'none':>8} {'ratio':>6}{'transaction':>13} {'none':>8}")
         ratios = [_compare(query, user, owner, ids, options.turns) for query in QUERIES]
     if max(ratios) > LIMIT:

@@ -10,8 +10,6 @@ own, since logging them costs time; BEGIN, COMMIT and set_config count like any 
 
 import argparse
 import asyncio
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -25,12 +23,14 @@ import httpx
 import psycopg
 
 from gateway.embedded import EmbeddedPostgres, add_key
+from scripts.process_figures import machine
 from tests.support.stack import free_port, gateway_process, gpu_process
 
 BODY = {"prompt": "a phoenix rising", "model": "instant", "size": "256x256"}
-ROWS = ((1, 0.0), (20, 0.0), (20, 0.02))
+ROWS = ((1, 0.0), (20, 0.0), (20, 0.02), (200, 0.0), (1000, 0.0))
 """(jobs in flight, seconds of GPU a picture)"""
 WATCH_SECONDS = 0.01
+CONNECTIONS = httpx.Limits(max_connections=64)
 ENDED = """
 select j.id::text,
   1000 * (extract(epoch from j.finished_at - j.created_at) - j.gpu_seconds)::float,
@@ -45,28 +45,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--jobs", type=int, default=300, help="jobs a row of the table")
+    parser.add_argument(
+        "--jobs", type=int, default=300, help="jobs a row of the table, or two for each client"
+    )
+    parser.add_argument("--rows", type=int, default=len(ROWS), help="so many rows, the cheapest first")
     options = parser.parse_args()
-    print(f"{cpu()}, {os.cpu_count()} cores, Python {platform.python_version()}, Postgres 16")
+    print(machine())
     print(f"{'':>9} {'GPU per':>8} {'':>7} {'total - GPU':>17} {'- wait for GPU':>17} {'statements':>10}")
     print(
         f"{'in flight':>9} {'picture':>8} {'jobs/s':>7}" + f"{'p50':>9} {'p95':>8}" * 2 + f"{'per job':>11}"
     )
-    for in_flight, gpu_seconds in ROWS:
-        jobs = options.jobs if in_flight > 1 else options.jobs // 3
+    for in_flight, gpu_seconds in ROWS[: options.rows]:
+        jobs = max(options.jobs, 2 * in_flight) if in_flight > 1 else options.jobs // 3
         with (
             tempfile.TemporaryDirectory(prefix="tenkaigen-bench-") as name,
             _product(Path(name), gpu_seconds) as (url, admin, key, log),
         ):
             asyncio.run(_load(url, admin, key, 20, 40))  # warm up
             seconds, overheads = asyncio.run(_load(url, admin, key, in_flight, jobs))
+            logged = min(jobs, options.jobs)
             with _statement_log(admin, log) as statements:
-                asyncio.run(_load(url, admin, key, in_flight, jobs))
+                asyncio.run(_load(url, admin, key, in_flight, logged))
             counted = statements()
         strict = _percentiles([total for total, _ in overheads])
         own = _percentiles([total - waited for total, waited in overheads])
         print(f"{in_flight:>9} {gpu_seconds * 1000:>5.0f} ms {jobs / seconds:>7.0f} {strict} {own}", end="")
-        print(f"{sum(counted.values()) / jobs:>11.1f}")
+        print(f"{sum(counted.values()) / logged:>11.1f}", flush=True)
 
 
 def _percentiles(milliseconds: list[float]) -> str:
@@ -81,7 +85,10 @@ async def _load(
     left = iter(range(jobs))
     headers = {"Authorization": f"Bearer {key}"}
     watcher = Watcher(await psycopg.AsyncConnection.connect(admin, autocommit=True))
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as http, watcher:
+    async with (
+        httpx.AsyncClient(base_url=url, headers=headers, limits=CONNECTIONS, timeout=120) as http,
+        watcher,
+    ):
 
         async def client() -> None:
             for n in left:
@@ -164,13 +171,6 @@ def _set_logging(admin: str, what: str) -> None:
         connection.execute("alter system set log_line_prefix = '%u '")
         connection.execute("select pg_reload_conf()")
     time.sleep(0.3)
-
-
-def cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(": ")[2]
-    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -34,3 +34,17 @@ def test_the_bench_of_the_engine_compares_four_things() -> None:
     ratios = [float(line.split()[-1]) for line in done.stdout.splitlines()[1:]]
     assert len(ratios) == 4
     assert ratios[3] < 0.5, "a LoRA that stays loaded is switched, not loaded"
+
+
+def test_polls_are_measured_beside_a_bare_app() -> None:
+    done = ran("scripts.bench_http", "--only", "polls", "--turns", "1", "--seconds", "0.3")
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^ +(gateway|bare FastAPI \+ psycopg) +(\d+) .+ ms +\d+\.\d\d ms$", done.stdout, re.M)
+    assert [name for name, _ in rows] == ["gateway", "bare FastAPI + psycopg"]
+    assert all(int(rate) > 0 for _, rate in rows)
+
+
+def test_no_event_is_lost_on_open_streams() -> None:
+    done = ran("scripts.bench_http", "--only", "streams", "--streams", "40", "--seconds", "0.4")
+    assert done.returncode == 0, done.stderr
+    assert "100 of 100 events received" in done.stdout
