@@ -1,11 +1,12 @@
 # make up     the whole product on this machine: PORT=8000 DATA=.data
 # make test   the whole suite, without GPU, network or accounts
 # make check  format, lint, types and the import rule
-# make faults  kills, freezes, lost and doubled webhooks at full size, about half an hour
+# make faults  kills, freezes, lost and doubled webhooks at full size, as a table; about half an hour
 # make lifecycle  10,000 orders of events in the life of jobs, about an hour
 # make done   is a change done? check, migrations and schema, storage, pipeline, page, changelog
 # make exactly-once  1,000 requests of OpenAI's client through a network that loses 30 % of the answers
 # make fuzz   made-up requests over the whole OpenAPI document, for FUZZ_SECONDS=600 a caller
+# make soak  RATE=5 jobs a second for SOAK_MINUTES=30, a gateway killed every KILL_EVERY=120 s: what grows?
 # make bench  the engine beside bare diffusers, what the gateway adds to a job, polls beside bare FastAPI,
 #             creates, 2,000 event streams, what row-level security costs; about ten minutes
 
@@ -14,12 +15,15 @@ DATA ?= .data
 PYTHON ?= python3
 VENV ?= .venv
 FUZZ_SECONDS ?= 600
+SOAK_MINUTES ?= 30
+RATE ?= 5
+KILL_EVERY ?= 120
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DONE := $(wildcard $(addprefix tests/,gateway/test_migrations.py gateway/test_schema.py gateway/test_storage.py \
   gateway/test_supabase_storage.py gateway/test_jobs.py test_main_job.py test_up.py studio))
 
-.PHONY: up install test faults lifecycle check done exactly-once bench lock clean
+.PHONY: up install test faults lifecycle check done exactly-once soak bench lock clean
 
 up: $(INSTALLED)
 	@exec $(BIN)/tenkaigen up --data "$(DATA)" --port "$(PORT)"
@@ -42,9 +46,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 faults: $(INSTALLED)
-	FAULT_SCALE=25 CHARACTER_KILLS=50 PANEL_KILLS=50 $(BIN)/python -m pytest -q --durations=20 \
-	  tests/gateway/test_faults.py tests/gateway/test_crash_points.py tests/gateway/test_character_faults.py \
-	  tests/gateway/test_panel_faults.py tests/gateway/test_fairness.py
+	$(BIN)/python -m scripts.faults
 
 lifecycle: $(INSTALLED)
 	LIFECYCLE_RUNS=10000 $(BIN)/python -m pytest -q -s tests/gateway/test_lifecycle_machine.py
@@ -64,6 +66,9 @@ exactly-once: $(INSTALLED)
 
 fuzz: $(INSTALLED)
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/gateway/test_openapi_fuzz.py
+
+soak: $(INSTALLED)
+	$(BIN)/python -m scripts.soak --minutes $(SOAK_MINUTES) --rate $(RATE) --kill-every $(KILL_EVERY)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m scripts.bench_engine

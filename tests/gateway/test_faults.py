@@ -5,29 +5,32 @@ completed one has one picture, one charge and one outbox row, and no object lies
 """
 
 import asyncio
+import os
 import random
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from gateway.embedded import EmbeddedPostgres
 from tests.support import triptych
 from tests.support.faults import (
     FAST,
     SCALE,
     SLOW,
-    Killable,
     all_ended,
+    another,
     assert_invariants,
     eventually,
     killable,
     no_open_calls,
     restart,
 )
-from tests.support.stack import Process, Stack, WebhookGate, free_port, gateway_process, serve, stack
+from tests.support.stack import Stack, WebhookGate, serve, stack
 
 
 async def create_many(product: Stack, count: int) -> list[str]:
@@ -126,18 +129,6 @@ async def test_gateways_are_replaced_one_by_one_and_no_job_fails(admin_url: str,
 
 
 @asynccontextmanager
-async def another(product: Killable) -> AsyncIterator[Process]:
-    """A second gateway on the same database, bucket and GPU service."""
-    settings = {name.upper(): str(value) for name, value in FAST.items()}
-    other = gateway_process(product.folder, free_port(), product.admin_url, product.gpu.url, **settings)
-    await asyncio.to_thread(other.start)
-    try:
-        yield other
-    finally:
-        await asyncio.to_thread(other.stop)
-
-
-@asynccontextmanager
 async def gated(admin_url: str, folder: Path) -> AsyncIterator[tuple[Stack, WebhookGate]]:
     gate = WebhookGate("")
     async with (
@@ -171,6 +162,23 @@ async def test_doubled_and_lost_webhooks_move_each_job_once(admin_url: str, fold
             "select job_id from private.job_events where event = 'completed' group by 1 having count(*) > 1"
         )
         assert ends == []
+
+
+async def test_webhooks_that_are_doubled_lost_late_and_overtaken_move_each_job_once(
+    admin_url: str, folder: Path
+) -> None:
+    dice = random.Random(6)
+    async with gated(admin_url, folder) as (product, gate):
+        gate.copies = lambda event: dice.choices((0, 1, 2), (30, 20, 50))[0]
+        gate.late = lambda event: dice.uniform(0.2, 1.5) if dice.random() < 0.1 else 0.0
+        jobs = await create_many(product, 40 * SCALE)
+        await all_ended(product, jobs)
+        await gate.all_delivered()
+        assert_invariants(product, jobs)
+        moves = product.rows(
+            "select job_id, event, stage from private.job_events group by 1, 2, 3 having count(*) > 1"
+        )
+        assert moves == []
 
 
 async def test_jobs_canceled_at_any_moment_are_canceled_or_completed_and_never_both(
@@ -223,6 +231,73 @@ async def test_a_bucket_that_refuses_for_a_while_delays_the_job_and_loses_nothin
         bucket.unlink()
         assert (await product.user.ended(job["id"]))["status"] == "completed"
         assert_invariants(product, [job["id"]])
+
+
+async def test_a_bucket_that_hangs_past_the_leases_delays_the_jobs_and_loses_nothing(
+    admin_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stack(admin_url, folder, gpu={"GPU_MODELS": "instant"}, **FAST) as product:
+        assert product.app is not None
+        bucket, answers = product.app.state.buckets["generated-designs"], asyncio.Event()
+        put, asked = bucket.put, 0
+
+        async def put_at_last(*arguments: Any) -> None:
+            nonlocal asked
+            asked += 1
+            await answers.wait()
+            await put(*arguments)
+
+        monkeypatch.setattr(bucket, "put", put_at_last)
+        jobs = await create_many(product, 5 * SCALE)
+        await asyncio.sleep(2 * FAST["lease_seconds"])
+        assert asked > 0
+        assert product.objects() == []
+        answers.set()
+        await all_ended(product, jobs)
+        assert_invariants(product, jobs)
+
+
+async def test_no_job_is_lost_when_postgres_is_killed_and_comes_back(folder: Path) -> None:
+    dice = random.Random(7)
+    async with AsyncExitStack() as running:
+        postgres = EmbeddedPostgres(folder, alone=True)
+        await asyncio.to_thread(postgres.__enter__)
+        running.callback(lambda: postgres.__exit__(None, None, None))
+        product = await running.enter_async_context(killable(postgres.admin_url, folder))
+        jobs = await create_many(product, 40 * SCALE)
+        for _ in range(2 * min(SCALE, 5)):
+            await asyncio.sleep(dice.uniform(0.2, 0.6))
+            os.kill(int((folder / "postgres" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+            postgres.__exit__(None, None, None)
+            await asyncio.to_thread(postgres.__enter__)
+        await all_ended(product, jobs)
+        assert_invariants(product, jobs)
+
+
+async def test_a_hundred_equal_creates_at_three_gateways_make_one_job(admin_url: str, folder: Path) -> None:
+    async with (
+        killable(admin_url, folder) as product,
+        another(product) as second,
+        another(product) as third,
+        httpx.AsyncClient(timeout=60) as http,
+    ):
+        urls = [product.url, second.url, third.url]
+        for race in range(min(SCALE, 10)):
+            headers = {"Authorization": f"Bearer {product.user.key}", "Idempotency-Key": f"race-{race}"}
+
+            async def create(n: int, prompt: str, headers: dict[str, str] = headers) -> httpx.Response:
+                body = {"prompt": prompt, "size": "64x64"}
+                return await http.post(f"{urls[n % 3]}/v1/jobs", json=body, headers=headers)
+
+            answers = await asyncio.gather(*(create(n, "a phoenix") for n in range(100)))
+            made = {answer.json()["id"] for answer in answers if answer.status_code == 202}
+            assert len(made) == 1
+            assert {answer.status_code for answer in answers} <= {202, 409}
+            assert (await create(race, "another wish")).status_code == 422
+        jobs = [row["id"] for row in product.rows("select id::text from public.generation_jobs")]
+        assert len(jobs) == min(SCALE, 10)
+        await all_ended(product, jobs)
+        assert_invariants(product, jobs)
 
 
 async def test_a_job_survives_postgres_cutting_every_connection(admin_url: str, folder: Path) -> None:

@@ -79,6 +79,18 @@ async def killable(
         await asyncio.to_thread(service.stop)
 
 
+@asynccontextmanager
+async def another(product: Killable) -> AsyncIterator[Process]:
+    """A second gateway on the same database, bucket and GPU service."""
+    settings = {name.upper(): str(value) for name, value in FAST.items()}
+    other = gateway_process(product.folder, free_port(), product.admin_url, product.gpu.url, **settings)
+    await asyncio.to_thread(other.start)
+    try:
+        yield other
+    finally:
+        await asyncio.to_thread(other.stop)
+
+
 async def restart(process: Process) -> None:
     process.kill()
     await asyncio.to_thread(process.start)

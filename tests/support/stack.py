@@ -178,6 +178,9 @@ class WebhookGate:
         self.seen = 0
         self.copies: Callable[[dict[str, Any]], int] = lambda event: 1
         """How often an event is delivered: 0 loses it, 2 doubles it."""
+        self.late: Callable[[dict[str, Any]], float] = lambda event: 0.0
+        """Seconds that it is held back for, while others overtake it."""
+        self._held: set[asyncio.Task[None]] = set()
         self.app = FastAPI()
         self.app.post("/")(self._receive)
 
@@ -188,10 +191,25 @@ class WebhookGate:
         self.seen += 1
         body, names = await request.body(), ("webhook-id", "webhook-timestamp", "webhook-signature")
         headers = {name: request.headers[name] for name in names}
-        async with httpx.AsyncClient() as http:
-            for _ in range(self.copies(await request.json())):
-                await http.post(self.target, content=body, headers=headers)
+        event = await request.json()
+        copies, late = self.copies(event), self.late(event)
+        if not late:
+            await self._deliver(body, headers, copies)
+        else:
+            task = asyncio.create_task(self._deliver(body, headers, copies, late))
+            self._held.add(task)
+            task.add_done_callback(self._held.discard)
         return Response(status_code=204)
+
+    async def _deliver(self, body: bytes, headers: dict[str, str], copies: int, late: float = 0.0) -> None:
+        await asyncio.sleep(late)
+        async with httpx.AsyncClient() as http:
+            for _ in range(copies):
+                await http.post(self.target, content=body, headers=headers)
+
+    async def all_delivered(self) -> None:
+        """Wait for those that are held back."""
+        await asyncio.gather(*self._held)
 
 
 class User:
