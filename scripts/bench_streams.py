@@ -21,7 +21,7 @@ from standardwebhooks.webhooks import Webhook
 from gateway.auth import key_sha256
 from modal_app.contract import SCHEMA
 from scripts.load_client import request
-from scripts.process_figures import resident_mb
+from scripts.process_figures import cpu_seconds, resident_mb
 from tests.support.stack import WEBHOOK_SECRET, Process
 
 EVENTS_PER_SECOND = 50
@@ -64,15 +64,16 @@ async def run(gateway: Process, admin_url: str, keys: list[str], streams: int, s
     jobs = {key: _running_jobs(admin_url, key, streams // len(keys)) for key in keys}
     listeners = [_Listener() for _ in range(sum(map(len, jobs.values())))]
     await _open(gateway.url, jobs, listeners)
-    opened = resident_mb(pid)
+    opened, used = resident_mb(pid), cpu_seconds(pid)
     sent = await _tell(gateway.url, [job for theirs in jobs.values() for job in theirs], seconds)
     await asyncio.sleep(1)
+    used = cpu_seconds(pid) - used
     late = _late(admin_url, listeners)
     print(f"{len(listeners)} event streams of {len(keys)} users, {EVENTS_PER_SECOND} events a second")
     print(
         f"gateway's memory: {empty:.0f} MB, {opened:.0f} MB with the streams, {resident_mb(pid):.0f} MB after"
     )
-    print(f"{len(late)} of {sent} events received", end="; ")
+    print(f"{len(late)} of {sent} events received, {1000 * used / sent:.1f} ms of CPU each", end="; ")
     p50, p99 = statistics.median(late), statistics.quantiles(late, n=100)[-1]
     print(f"late: p50 {p50:.0f} ms, p99 {p99:.0f} ms, at most {max(late):.0f} ms")
     print(f"goal {MEMORY_GOAL_MB} MB: {_verdict(resident_mb(pid), MEMORY_GOAL_MB)}")
