@@ -127,6 +127,19 @@ async def test_a_comic_from_nothing_to_panels_in_order(
     await page.get_by_role("button", name="Add", exact=True).click()
     await expect(tabs.get_by_role("link", name="Low tide")).to_have_attribute("aria-current", "page")
     await expect(page.get_by_text("An empty page")).to_be_visible()
+    await settled(page)
+    await page.get_by_role("button", name="Rename chapter").click()
+    await page.get_by_label("New name").fill("High tide")
+    await page.get_by_role("button", name="Rename", exact=True).click()
+    await expect(tabs.get_by_role("link", name="High tide")).to_have_attribute("aria-current", "page")
+    await settled(page)
+    await page.get_by_role("button", name="Delete chapter").click()
+    await expect(page.get_by_text("An empty page")).to_be_hidden()
+    await page.get_by_role("button", name="Undo").click()
+    await expect(page.get_by_text("An empty page")).to_be_visible()
+    await page.get_by_role("button", name="Delete chapter").click()
+    await expect(tabs.get_by_role("link", name="High tide")).to_have_count(0, timeout=30_000)
+    await expect(panels).to_have_count(3)
 
 
 async def test_a_panel_says_that_it_is_queued_then_that_it_is_generated(page: Page, studio: Stack) -> None:

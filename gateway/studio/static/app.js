@@ -110,17 +110,18 @@ function refreshWhileBusy() {
   soon = setTimeout(() => refresh().catch(refreshWhileBusy), BUSY_MS);
 }
 
-// What cannot be undone is done after a while, in which it can be called off.
+// What cannot be undone is done after a while, in which it can be called off; then data-to is gone to.
 function later(button) {
   const [method, path] = button.dataset.later.split(" ");
   const item = button.closest("[data-item]");
-  const act = () => {
+  const act = (event) => {
     removeEventListener("pagehide", act);
     clearTimeout(timer);
     fetch(path, { method, keepalive: true }).then((answer) => answer.ok || Promise.reject(new Error(`The gateway answered ${answer.status}.`)))
+      .then(() => { if (button.dataset.to && !event) location.href = button.dataset.to; })
       .catch((problem) => { item.hidden = false; fail(problem); });
   };
-  const timer = setTimeout(act, LATER_SECONDS * 1000);
+  const timer = setTimeout(() => act(), LATER_SECONDS * 1000);
   addEventListener("pagehide", act);
   item.hidden = true;
   toast(button.dataset.said, {
