@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from modal_app.catalog import CATALOG
+
 ROOT = Path(__file__).parents[2]
+THRESHOLD = next(row.consistency_threshold for row in CATALOG if row.id == "tiny-qwen-edit")
 
 
 def ran(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -14,7 +17,7 @@ def ran(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
 
@@ -48,3 +51,18 @@ def test_no_event_is_lost_on_open_streams() -> None:
     done = ran("scripts.bench_http", "--only", "streams", "--streams", "40", "--seconds", "0.4")
     assert done.returncode == 0, done.stderr
     assert "100 of 100 events received" in done.stdout
+
+
+def test_a_chapter_shows_recognisable_characters_within_the_cap_and_tells_them_from_others() -> None:
+    done = ran("scripts.bench_consistency", "--panels", "3", "--attempts", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = re.findall(r"^\| \d \| ([\w ]+) \| [^|]+ \| ([^|]+) \| [^|]+ \| \d+ \|$", done.stdout, re.M)
+    assert [who for who, _ in lines] == ["Mila", "Rex", "Mila and Rex"]
+    judged = [float(shown) for _, shown in lines if shown != "not judged"]
+    assert judged and min(judged) >= THRESHOLD
+    means = re.findall(r"^\| (without|with) repairs \| ([\d.]+) \|", done.stdout, re.M)
+    assert [name for name, _ in means] == ["without", "with"]
+    assert float(means[1][1]) >= float(means[0][1])
+    (auc,) = re.findall(r"AUC on swapped characters: ([\d.]+)", done.stdout)
+    (used,) = re.findall(r"the most that one used of it: (\d+)%", done.stdout)
+    assert float(auc) >= 0.95 and int(used) <= 100
