@@ -15,8 +15,6 @@ when the AUC is below the goal or a cap was exceeded.
 import argparse
 import asyncio
 import io
-import os
-import platform
 import random
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -30,8 +28,8 @@ import numpy as np
 from gateway.auth import Principal
 from gateway.embedded import EmbeddedPostgres
 from gateway.jobs import recipes
-from scripts.bench_gateway import cpu
 from scripts.calibrate_consistency import PLACES, auc, looks_of
+from scripts.process_figures import machine
 from scripts.tiny import drawing
 from scripts.tiny.creatures import Creature, Picture
 from tests.support.stack import Stack, User, stack
@@ -39,6 +37,7 @@ from tests.support.stack import Stack, User, stack
 AUC_MIN = 0.95
 CAP_PICTURES = 6.0
 """The cap of a panel, in what a first panel of both has cost at once."""
+PATIENCE_SECONDS = 300.0
 MODEL = "tiny-qwen-edit"
 GPU = {"GPU_MODELS": f"tiny-qwen,{MODEL}", "GPU_PRELOAD": MODEL, "GPU_NAME": "B200"}
 """The dearest price there is: cents are easier to compare than nothing."""
@@ -78,7 +77,7 @@ def main() -> None:
     parser.add_argument("--panels", type=int, default=24)
     parser.add_argument("--attempts", type=int, default=3, help="pictures a panel may take")
     options = parser.parse_args()
-    print(f"{cpu()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
+    print(f"{machine()}\n")
     print(
         "| panel | who | first picture | shown | repairs | cost, micro-dollars |\n|---|---|---|---|---|---|"
     )
@@ -166,11 +165,10 @@ class Studio:
         """The debug view of a new panel that is ready."""
         prompt = (ALONE if len(cast) == 1 else TOGETHER).format(place)
         body = {"prompt": prompt, "seed": seed, "character_ids": [self._characters[name] for name in cast]}
-        answer = await self._user.http.post(
-            f"/v1/comics/chapters/{chapter}/panels", json={**body, **limits}, headers={"Prefer": "wait=60"}
-        )
-        assert answer.status_code == 200 and answer.json()["status"] == "ready", answer.text
-        return dict((await self._user.http.get(f"/v1/comics/panels/{answer.json()['id']}/debug")).json())
+        panel = await self._post(f"/v1/comics/chapters/{chapter}/panels", **body, **limits)
+        job = await self._user.ended(panel["job_id"], within=PATIENCE_SECONDS)
+        assert job["status"] == "completed", job["error"]
+        return dict((await self._user.http.get(f"/v1/comics/panels/{panel['id']}/debug")).json())
 
     async def _swapped(self, told: Mapping[str, Any], cast: Sequence[str], name: str) -> float:
         """What the shown picture scores for somebody who is not in it, in a member's place."""
@@ -181,7 +179,7 @@ class Studio:
         assert self._product.app is not None
         jobs = self._product.app.state.jobs
         await jobs.create_task(self._caller, columns, job_id=job_id)
-        row = await jobs.wait(self._caller, job_id, 60)
+        row = await jobs.wait(self._caller, job_id, PATIENCE_SECONDS)
         assert row["status"] == "completed", row["error_message"]
         return float(row["state"]["result"]["subjects"][where]["score"])
 
@@ -191,7 +189,7 @@ class Studio:
         looks = {"do_not_change": looks_of(creature)}
         source = {"source": "photo", "upload_id": upload, "consent": True}
         character = await self._post("/v1/characters", name=name, attributes=looks, **source)
-        job = await self._user.ended(character["job_id"], within=120)
+        job = await self._user.ended(character["job_id"], within=PATIENCE_SECONDS)
         assert job["status"] == "completed", job["error"]
         return str(character["id"])
 
