@@ -30,7 +30,8 @@ BODY = {"prompt": "a phoenix rising", "model": "instant", "size": "256x256"}
 ROWS = ((1, 0.0), (20, 0.0), (20, 0.02), (200, 0.0), (1000, 0.0))
 """(jobs in flight, seconds of GPU a picture)"""
 WATCH_SECONDS = 0.01
-CONNECTIONS = httpx.Limits(max_connections=64)
+CONNECTIONS = httpx.Limits(max_connections=64, keepalive_expiry=2)
+"""Uvicorn closes a connection that is idle for 5 s, and must not do so under a request."""
 ENDED = """
 select j.id::text,
   1000 * (extract(epoch from j.finished_at - j.created_at) - j.gpu_seconds)::float,
