@@ -170,6 +170,19 @@ def test_a_request_can_be_made_again_from_its_job() -> None:
     }
 
 
+def test_a_mask_is_named_apart_in_a_request_and_lies_on_the_picture_before() -> None:
+    under = {"role": "init", "image_id": "1f0f0f0f-0000-4000-8000-000000000000"}
+    mask = {"role": "mask", "upload_id": "2f0f0f0f-0000-4000-8000-000000000000"}
+    job = {**JOB, "params": {**JOB["params"], "references": [under, mask]}}
+    asked = recall.request_of(job)
+    assert (asked["references"], asked["mask"]) == ([under], {"upload_id": mask["upload_id"]})
+    assert recall.before_of(job) == f"/v1/images/{under['image_id']}/content"
+    varied = {**job, "params": {**job["params"], "variation_of": "3f"}}
+    assert recall.before_of(varied) == "/v1/images/3f/content"
+    look = {**job, "params": {**job["params"], "references": [{**under, "role": "style"}]}}
+    assert recall.before_of(look) is None, "a look is not what a picture was before"
+
+
 @pytest.mark.parametrize(
     "micros, shown",
     {0: "$0.00", 14: "$0.000014", 4_300: "$0.0043", 1_840_000: "$1.84", 12_345_678_901: "$12,345.68"}.items(),
