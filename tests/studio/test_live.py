@@ -60,20 +60,20 @@ async def test_a_killed_gateway_costs_neither_the_draft_nor_the_picture(
         await expect(other.locator("body")).to_have_attribute("data-live", "yes")
 
         product.gateway.kill()
-        await expect(page.get_by_text("Connection lost")).to_be_visible()
+        await expect(page.get_by_text("Connection lost")).to_be_visible(timeout=15_000)
         await page.locator("#prompt").fill("typed while nobody listened")
         await restart(product.gateway)
         async with httpx.AsyncClient(base_url=product.url) as http:  # before the list listens again
             (await http.post("/v1/session", json={})).raise_for_status()
             (await http.post("/v1/jobs", json={"prompt": "asked meanwhile"})).raise_for_status()
 
-        await expect(page.locator("#shots img")).to_be_visible(timeout=30_000)
+        await expect(page.locator("#shots img")).to_be_visible(timeout=40_000)
         await expect(page.locator("#prompt")).to_have_value("typed while nobody listened")
-        await expect(page.get_by_text("Connection lost")).to_be_hidden()
+        await expect(page.get_by_text("Connection lost")).to_be_hidden(timeout=30_000)
         assert (await studio_job(page))["prompt"]["input"] == "drawn through a crash"
-        await expect(other.get_by_role("link", name="asked meanwhile")).to_be_visible(timeout=20_000)
+        await expect(other.get_by_role("link", name="asked meanwhile")).to_be_visible(timeout=40_000)
         await expect(other.get_by_role("row", name="drawn through a crash").locator(".status")).to_have_text(
-            "Done", timeout=20_000
+            "Done", timeout=40_000
         )
         await page.reload()
         await expect(page.locator("#prompt")).to_have_value("typed while nobody listened")

@@ -108,6 +108,7 @@ async function ask(id) {
   try {
     const job = await call("GET", `/v1/jobs/${id}`);
     if (watched.has(id)) tell(job, "status");
+    if (source?.readyState === EventSource.CLOSED) connect(); // the gateway is back
   } catch {
     if (watched.has(id)) askLater(id); // it changes nothing; the next one may work
   }
@@ -129,7 +130,7 @@ function connect() {
     document.body.dataset.live = "no";
     if (source?.readyState !== EventSource.CLOSED) return; // the browser tries by itself
     leaveIfSignedOut();
-    const wait = Math.min(30_000, 500 * 2 ** tries) * (0.5 + Math.random());
+    const wait = Math.min(10_000, 500 * 2 ** tries) * (0.5 + Math.random());
     reconnecting = setTimeout(connect, wait);
   };
   for (const name of stream.names) source.addEventListener(name, (event) => stream.heard(JSON.parse(event.data), name));
