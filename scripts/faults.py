@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FILES = ("test_faults.py", "test_crash_points.py", "test_character_faults.py", "test_fairness.py")
-FULL_SCALE, CHARACTER_KILLS = 25, 50
+FILES = (
+    *("test_faults.py", "test_crash_points.py", "test_character_faults.py", "test_panel_faults.py"),
+    "test_fairness.py",
+)
+FULL_SCALE, KILLS = 25, 50
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ def main() -> None:
     )
     parser.add_argument("--scale", type=int, default=FULL_SCALE, help="so many times the jobs of `make test`")
     parser.add_argument(
-        "--kills", type=int, default=CHARACTER_KILLS, help="deaths while characters are drawn"
+        "--kills", type=int, default=KILLS, help="deaths while characters are drawn, and panels"
     )
     parser.add_argument("--only", default="", help="pytest's -k")
     options = parser.parse_args()
@@ -49,7 +52,8 @@ def main() -> None:
 
 def _run(options: argparse.Namespace) -> list[Outcome]:
     """Pytest shows how far it is and what goes wrong; its report says what came of each."""
-    sizes = {"FAULT_SCALE": str(options.scale), "CHARACTER_KILLS": str(options.kills)}
+    kills = dict.fromkeys(("CHARACTER_KILLS", "PANEL_KILLS"), str(options.kills))
+    sizes = {"FAULT_SCALE": str(options.scale), **kills}
     with tempfile.TemporaryDirectory(prefix="tenkaigen-faults-") as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-k", options.only, f"--junitxml={report}"]
@@ -74,7 +78,8 @@ def outcome_of(case: ET.Element) -> Outcome:
 
 def _size(file: str, options: argparse.Namespace) -> str:
     """What the options make larger: jobs, or kills; the rest is as large in every run."""
-    sizes = {"test_faults": f"{options.scale} x jobs", "test_character_faults": f"{options.kills} kills"}
+    kills = dict.fromkeys(("test_character_faults", "test_panel_faults"), f"{options.kills} kills")
+    sizes = {"test_faults": f"{options.scale} x jobs", **kills}
     return sizes.get(file, "whole")
 
 
