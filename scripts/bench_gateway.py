@@ -29,7 +29,8 @@ from tests.support.stack import free_port, gateway_process, gpu_process
 BODY = {"prompt": "a phoenix rising", "model": "instant", "size": "256x256"}
 ROWS = ((1, 0.0), (20, 0.0), (20, 0.02), (200, 0.0), (1000, 0.0))
 """(jobs in flight, seconds of GPU a picture)"""
-WATCH_SECONDS = 0.01
+WATCH_SECONDS, WATCHED_PER_SECOND = 0.01, 5000
+"""Pause between two looks at the rows, longer where many are watched: looking takes of the cores, too."""
 CONNECTIONS = httpx.Limits(max_connections=64, keepalive_expiry=2)
 """Uvicorn closes a connection that is idle for 5 s, and must not do so under a request."""
 ENDED = """
@@ -124,7 +125,7 @@ class Watcher:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(WATCH_SECONDS)
+            await asyncio.sleep(max(WATCH_SECONDS, len(self._waiting) / WATCHED_PER_SECOND))
             answer = await self._connection.execute(ENDED, (list(self._waiting),))
             for job_id, *milliseconds in await answer.fetchall():
                 self._waiting.pop(job_id).set()
