@@ -6,13 +6,14 @@ from uuid import uuid4
 
 import httpx
 import psycopg
+import pytest
 from playwright.async_api import Page, expect
 from psycopg.types.json import Jsonb
 
 from gateway.studio.drift import drift
 from tests.studio.conftest import Furnished, NewPage
 from tests.studio.test_characters import drawn, told
-from tests.studio.test_shell import OVERFLOW, no_violations, settled
+from tests.studio.test_shell import BYTES_LIMIT, OVERFLOW, REQUESTS_LIMIT, WEIGH, no_violations, settled
 from tests.support.browser import Watched
 from tests.support.stack import Stack, User
 
@@ -288,6 +289,21 @@ async def test_a_reader_sees_what_others_draw_as_it_comes_and_changes_nothing(
     await page.get_by_role("button", name="Undo").click()
     await expect(page.get_by_role("button", name="Leave")).to_be_visible()
     await owner.http.aclose()
+
+
+@pytest.mark.parametrize(
+    "path", ["/comics/{comic}", "/characters/{character}", "/characters/{character}/images"]
+)
+async def test_a_cold_page_of_a_comic_or_a_character_is_light(
+    seen: Watched, furnished: Furnished, path: str
+) -> None:
+    character = await drawn(seen.page, "Axel", furnished)
+    comic = await begun(seen.page, "Light")
+    await seen.page.goto(path.format(comic=comic["id"], character=character["id"]))
+    await settled(seen.page)
+    weight = await seen.page.evaluate(WEIGH)
+    assert weight["bytes"] <= BYTES_LIMIT
+    assert len(weight["names"]) <= REQUESTS_LIMIT, weight["names"]
 
 
 async def test_the_list_tells_of_each_comic_and_its_cast(new_page: NewPage, furnished: Furnished) -> None:
