@@ -365,10 +365,11 @@ class Conductor:
     async def _mention(self, watch: "_Watch") -> None:
         """Progress, if there is news; a gateway that misses it misses nothing."""
         text = await self._backend.get(progress_key(watch.call_id))
-        if self._callback is None or not text or not watch.is_news(text):
+        if self._callback is None or not text:
             return
         call = Call.model_validate_json(text)
-        await self._callback.mention(CallEvent(type="call.progress", seq=seq_of(call), call=call))
+        if watch.is_news(seq_of(call)):
+            await self._callback.mention(CallEvent(type="call.progress", seq=seq_of(call), call=call))
 
     async def _last_seen(self, queued: Call) -> Call:
         """As far as is known of a run that left no outcome: what it has cost is in its last report."""
@@ -394,12 +395,13 @@ class _Watch:
     def __init__(self, call_id: str, grace_seconds: float) -> None:
         self.call_id = call_id
         self._grace_seconds = grace_seconds
-        self._told = ""
+        self._told = -1
         self._canceled_at: float | None = None
 
-    def is_news(self, text: str) -> bool:
-        known, self._told = self._told, text
-        return text != known
+    def is_news(self, seq: int) -> bool:
+        """One report of a step is enough, and one that has fallen back comes from a run that begins again."""
+        known, self._told = self._told, max(seq, self._told)
+        return seq > known
 
     def is_overdue(self, *, canceled: bool) -> bool:
         """Whether the run goes on although it was canceled a while ago."""

@@ -212,7 +212,8 @@ async def test_a_container_killed_in_the_middle_gets_its_input_again_and_one_end
 async def test_a_killed_conductor_goes_on_where_it_was(
     tmp_path: Path, gateway: Gateway, callback: Callback, phase: str
 ) -> None:
-    async with modal_service(tmp_path, callback=callback) as gpu:
+    slow_dict = 0.05 if phase == "started" else 0.0  # or the run is spawned before anybody looks
+    async with modal_service(tmp_path, callback=callback, delay_seconds=slow_dict) as gpu:
         gateway.answers = [503] * 2 if phase == "ended" else []
         call_id = await gpu.accepted()
         if phase == "started":
