@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from gateway.auth.routing import SECURITY_SCHEMES
 from gateway.reference import problems
 from gateway.reference.examples import Examples
 
@@ -65,6 +66,7 @@ def install(app: FastAPI) -> None:
 def finished(document: Json) -> Json:
     """The same document with examples, errors, conditional requests and an order."""
     components = document["components"]
+    components["securitySchemes"] = SECURITY_SCHEMES
     _describe_problems(components)
     examples = Examples(components["schemas"])
     for path, operations in document["paths"].items():
