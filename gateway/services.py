@@ -36,6 +36,8 @@ from gateway.images.derivations import Derivations
 from gateway.images.repository import ImageRows
 from gateway.images.service import Images
 from gateway.jobs.callbacks import Callbacks
+from gateway.jobs.drafts import Drafts
+from gateway.jobs.estimates import Estimates
 from gateway.jobs.image_plan import ImagePlan
 from gateway.jobs.ingestion import Ingestion
 from gateway.jobs.language_plan import TASKS as LANGUAGE_TASKS
@@ -117,6 +119,8 @@ class Services:
     images: Images
     derivations: Derivations
     jobs: JobService
+    drafts: Drafts
+    estimates: Estimates
     batches: Batches
     replays: Replays
     characters: Characters
@@ -190,14 +194,13 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         sender = Sender(db, outside, Subjects(rows, renderer).describe)
         if settings.worker:
             await stack.enter_async_context(sender)
+        references, job_loras = References(rows, uploads), JobLoras(loras, franchises_of(settings))
+        drafts = Drafts(gpu, estimator, settings, references, job_loras)
+        estimates = Estimates(drafts, job_loras, estimator, budgets)
         jobs = JobService(
-            *(rows, gpu, hub, estimator, budgets, settings),
-            References(rows, uploads),
-            JobLoras(loras, franchises_of(settings)),
-            on_created=worker.expect,
-            on_canceled=worker.sweep,
+            *(rows, hub, budgets, drafts, references), on_created=worker.expect, on_canceled=worker.sweep
         )
-        portrayed, drawing = CharacterRows(db), Drawing(jobs, settings)
+        portrayed, drawing = CharacterRows(db), Drawing(drafts, settings)
         sources = Sources(uploads, loras)
         characters = Characters(portrayed, jobs, sources, drawing)
         comic_rows = ComicRows(db)
@@ -222,15 +225,17 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             webhook_sender=sender,
             templates=Templates(db),
             images=images,
-            derivations=Derivations(images, jobs, settings),
+            derivations=Derivations(images, jobs, drafts, settings),
             jobs=jobs,
-            batches=Batches(BatchRows(db), jobs),
-            replays=Replays(ReplayRows(db), images, pictures, jobs, settings),
+            drafts=drafts,
+            estimates=estimates,
+            batches=Batches(BatchRows(db), jobs, estimates),
+            replays=Replays(ReplayRows(db), images, pictures, jobs, drafts, settings),
             characters=characters,
             character_pictures=CharacterPictures(portrayed, characters, jobs, sources, drawing, buckets, gpu),
             character_renderer=CharacterRenderer(portrayed, renderer),
             comics=Comics(comic_rows),
-            panels=Panels(comic_rows, jobs, PanelDrawing(jobs, characters, gpu, settings)),
+            panels=Panels(comic_rows, jobs, PanelDrawing(drafts, characters, gpu, settings)),
             comic_renderer=ComicRenderer(comic_rows, renderer, settings.public_url),
             comic_events=ComicEvents(comic_rows, hub),
             exports=Exports(comic_rows, buckets, Faces(settings.lettering_font_files)),

@@ -10,6 +10,7 @@ from gateway.auth import Principal
 from gateway.batches.repository import BatchRows, creation
 from gateway.batches.schemas import BatchCreate, BatchEstimate
 from gateway.errors import NotFound
+from gateway.jobs.estimates import Estimates
 from gateway.jobs.lifecycle import TERMINAL
 from gateway.jobs.schemas import EstimateWarning, JobEstimate
 from gateway.jobs.service import JobService, Replay
@@ -27,9 +28,10 @@ class CreatedBatch:
 
 
 class Batches:
-    def __init__(self, rows: BatchRows, jobs: JobService) -> None:
+    def __init__(self, rows: BatchRows, jobs: JobService, estimates: Estimates) -> None:
         self._rows = rows
         self._jobs = jobs
+        self._estimates = estimates
 
     async def create(
         self, caller: Principal, body: BatchCreate, submission: Submission
@@ -48,7 +50,7 @@ class Batches:
 
     async def estimate(self, caller: Principal, body: BatchCreate) -> BatchEstimate:
         """What the whole would take and cost; nothing is made."""
-        found = await self._jobs.estimate_all(caller, body.requests)
+        found = await self._estimates.all(caller, body.requests)
         etas = [each.eta_seconds for each in found]
         return BatchEstimate(
             estimated_usd_micros=sum(each.estimated_usd_micros for each in found),

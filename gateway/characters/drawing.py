@@ -8,9 +8,9 @@ import styles
 from gateway.characters.plans import PICTURE, PROFILE
 from gateway.config import Settings
 from gateway.jobs import recipes
+from gateway.jobs.drafts import Drafts
 from gateway.jobs.loras import Lora, LoraInUse, model_of_group
 from gateway.jobs.schemas import JobCreate
-from gateway.jobs.service import JobService
 from modal_app import catalog
 from modal_app.catalog import Model
 
@@ -26,20 +26,20 @@ File = dict[str, Any]
 class Drawing:
     """Columns as ``JobService.create_task`` and ``Child`` take them."""
 
-    def __init__(self, jobs: JobService, settings: Settings) -> None:
-        self._jobs = jobs
+    def __init__(self, drafts: Drafts, settings: Settings) -> None:
+        self._drafts = drafts
         self._settings = settings
 
     async def judge(self) -> str | None:
         """Who looks at finished pictures; None where nobody can."""
-        if await self._jobs.language_model("judge") is None:
+        if await self._drafts.language_model("judge") is None:
             return None
-        return await self._jobs.speaker(self._settings.default_edit_model)
+        return await self._drafts.speaker(self._settings.default_edit_model)
 
     async def profile(self, character_id: UUID, photo: File, given: dict[str, Any]) -> dict[str, Any]:
-        model = await self._jobs.language_model("profile") or self._settings.default_model
+        model = await self._drafts.language_model("profile") or self._settings.default_model
         request = {"image": {"url": f"{photo['bucket']}/{photo['key']}", "sha256": photo["sha256"]}}
-        columns = await self._jobs.priced(recipes.task_columns("profile", model, request))
+        columns = await self._drafts.priced(recipes.task_columns("profile", model, request))
         inputs = {"request": request, "given": given, "character_id": str(character_id)}
         return {**columns, "plan": PROFILE, "inputs": inputs}
 
@@ -94,7 +94,7 @@ class Drawing:
         """The LoRA, where a model that is served takes it together with pictures to draw from."""
         model = self._model(1, lora)
         takes = "loras" in model.supports and "reference" in model.roles
-        return lora if takes and await self._jobs.serves(model) else None
+        return lora if takes and await self._drafts.serves(model) else None
 
     async def _columns(
         self,
@@ -109,7 +109,7 @@ class Drawing:
     ) -> dict[str, Any]:
         body = JobCreate(prompt="to be said", model=model.id, visibility="private", **fields)
         loras = [LoraInUse(lora)] if lora else []
-        columns = await self._jobs.outline(body, [{"role": "reference"}] * references, loras)
+        columns = await self._drafts.outline(body, [{"role": "reference"}] * references, loras)
         told = {"prompt_mode": "template", "character_id": str(character_id), **inputs}
         return {**columns, "plan": PICTURE, "image_kind": kind, "inputs": told}
 

@@ -13,8 +13,8 @@ from gateway.config import Settings
 from gateway.errors import BadRequest
 from gateway.gpu import GpuClient
 from gateway.jobs import recipes
+from gateway.jobs.drafts import Drafts
 from gateway.jobs.schemas import JobCreate, LoraUse
-from gateway.jobs.service import JobService
 from gateway.safety import refuse_minors
 from modal_app import catalog
 from modal_app.catalog import Model
@@ -30,8 +30,8 @@ LORA_PRESET = "lora_panel"
 class PanelDrawing:
     """Columns as ``JobService.create_task`` takes them."""
 
-    def __init__(self, jobs: JobService, characters: Characters, gpu: GpuClient, settings: Settings) -> None:
-        self._jobs = jobs
+    def __init__(self, drafts: Drafts, characters: Characters, gpu: GpuClient, settings: Settings) -> None:
+        self._drafts = drafts
         self._characters = characters
         self._gpu = gpu
         self._settings = settings
@@ -70,9 +70,9 @@ class PanelDrawing:
         shown = [
             member for member in columns["inputs"]["cast"] if member["references"] or member["attributes"]
         ]
-        if not shown or await self._jobs.language_model("judge") is None:
+        if not shown or await self._drafts.language_model("judge") is None:
             return None
-        model = catalog.find(await self._jobs.speaker(columns["model"]))
+        model = catalog.find(await self._drafts.speaker(columns["model"]))
         assert model is not None
         return {
             **{"model": model.id, "pass_score": model.consistency_threshold},
@@ -83,7 +83,7 @@ class PanelDrawing:
         self, columns: dict[str, Any], max_attempts: int, max_cost: int | None
     ) -> dict[str, Any]:
         """With what all attempts may cost.  BadRequest when that is not enough for one."""
-        columns = await self._jobs.priced(columns)
+        columns = await self._drafts.priced(columns)
         if max_cost is not None and columns["estimated_usd_micros"] > max_cost:
             raise BadRequest(
                 f"One picture is expected to cost {columns['estimated_usd_micros']} micro-dollars.",
@@ -126,7 +126,7 @@ class PanelDrawing:
             )
         uses = chosen_references(panel["prompt"], cast, model.max_references_per_subject)
         body = JobCreate(prompt=panel["prompt"], model=model.id, size="panel", seed=panel["seed"])
-        columns = await self._jobs.outline(body, uses)
+        columns = await self._drafts.outline(body, uses)
         return {**columns, **_worded(panel, comic, uses, cast)}
 
     async def _with_loras(
@@ -150,7 +150,7 @@ class PanelDrawing:
             loras=[LoraUse(lora=str(member["lora_id"])) for member in cast],
             seed=panel["seed"],
         )
-        first = await self._jobs.recipe(caller, body)
+        first = await self._drafts.recipe(caller, body)
         model = catalog.find(first["model"])
         assert model is not None
         columns = await self._at_preset(caller, body, model)
@@ -166,7 +166,7 @@ class PanelDrawing:
         if "negative_prompt" in model.supports and guided:
             fields["negative_prompt"] = styles.NEGATIVE_WORDS
         body = JobCreate(**{**body.model_dump(exclude_unset=True), "model": model.id, **fields})
-        columns = await self._jobs.recipe(caller, body)
+        columns = await self._drafts.recipe(caller, body)
         if "sampler" in applied:
             columns["params"] = {**columns["params"], "sampler": applied["sampler"]}
         told = {"name": LORA_PRESET, "requested": requested, "applied": applied, "dropped": dropped}
@@ -178,7 +178,7 @@ class PanelDrawing:
         """What the enhancement is told; the words that call a LoRA are there already."""
         asked = columns["inputs"].get("enhance", {"mode": panel["mode"]})
         names = [member["name"] for member in cast]
-        speaker = await self._jobs.speaker(columns["model"])
+        speaker = await self._drafts.speaker(columns["model"])
         return {"model": speaker, **asked, "names": names, "context": context_of(earlier)}
 
     async def _model(self, cast: Cast) -> Model:

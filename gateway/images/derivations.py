@@ -11,9 +11,10 @@ from gateway.auth import Principal
 from gateway.config import Settings
 from gateway.errors import BadRequest
 from gateway.images.service import Images
+from gateway.jobs.drafts import DRAWN_SEED_LIMIT, Drafts
 from gateway.jobs.recipes import NO_PLAN, final_prompt, task_columns
 from gateway.jobs.schemas import PROMPT_LIMIT, JobCreate, Prompt, ReferenceUse
-from gateway.jobs.service import DRAWN_SEED_LIMIT, RECIPE, Created, JobService, Replay
+from gateway.jobs.service import RECIPE, Created, JobService, Replay
 from gateway.jobs.submission import Submission
 from gateway.safety import refuse_minors
 from modal_app import catalog
@@ -51,9 +52,10 @@ class UpscaleCreate(BaseModel):
 class Derivations:
     """Makes jobs out of the pictures of a caller; a private picture's are private."""
 
-    def __init__(self, images: Images, jobs: JobService, settings: Settings) -> None:
+    def __init__(self, images: Images, jobs: JobService, drafts: Drafts, settings: Settings) -> None:
         self._images = images
         self._jobs = jobs
+        self._drafts = drafts
         self._default_model = settings.default_model
 
     async def vary(
@@ -63,7 +65,7 @@ class Derivations:
         picture = await self._images.get(caller, image_id)
         job = await self._jobs.get(caller, picture["job_id"])
         columns = (
-            await self._jobs.priced(_varied(picture, job, body.num_images))
+            await self._drafts.priced(_varied(picture, job, body.num_images))
             if job["task"] == "image"
             else await self._redrawn(caller, picture, job, body.num_images)
         )
@@ -77,7 +79,7 @@ class Derivations:
         refuse_too_large(picture["width"] * body.scale, picture["height"] * body.scale)
         job = await self._jobs.get(caller, picture["job_id"])
         model = self._upscaler(job["model"])
-        columns = await self._jobs.priced(_upscaled(picture, job, model, body))
+        columns = await self._drafts.priced(_upscaled(picture, job, model, body))
         return await self._made(caller, columns, submission, body)
 
     async def _made(
@@ -97,7 +99,7 @@ class Derivations:
             num_images=num_images,
             visibility=picture["visibility"],
         )
-        columns = await self._jobs.recipe(caller, body)
+        columns = await self._drafts.recipe(caller, body)
         return columns | {"image_kind": "variation", "inputs": {"variation_of": str(picture["id"])}}
 
     def _upscaler(self, own: str) -> Model:

@@ -15,6 +15,7 @@ from gateway.errors import PayloadTooLarge
 from gateway.jobs import schemas
 from gateway.jobs.answers import Prefer, answer_again, answer_created, answer_job, kept
 from gateway.jobs.callbacks import Callbacks
+from gateway.jobs.estimates import Estimates
 from gateway.jobs.rendering import Renderer, etag, jobs_etag
 from gateway.jobs.service import JobService, Replay
 from gateway.jobs.streams import LastEventId, documented, event_id, event_stream
@@ -54,9 +55,10 @@ async def create_job(
 
 
 @router.post("/v1/jobs/estimate", response_model=schemas.JobEstimate)
-async def estimate_job(body: schemas.JobCreate, caller: Reader, service: Service) -> schemas.JobEstimate:
+async def estimate_job(body: schemas.JobCreate, request: Request, caller: Reader) -> schemas.JobEstimate:
     """What a job with this body would take and cost. Nothing is made; its model need not be served."""
-    return await service.estimate(caller, body)
+    estimates = cast(Estimates, request.app.state.estimates)
+    return await estimates.one(caller, body)
 
 
 @router.get("/v1/jobs", response_model=schemas.JobList)

@@ -1,9 +1,8 @@
 """What users do with jobs: create, look, wait, cancel, retry.  Other slices call this, not the rows."""
 
 import asyncio
-import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,32 +11,21 @@ from psycopg.rows import DictRow
 
 from gateway import tracing
 from gateway.auth import Principal
-from gateway.config import Settings
-from gateway.errors import ApiError, BadRequest, Conflict, Malformed, NotFound, OverBudget
+from gateway.errors import BadRequest, Conflict, Malformed, NotFound, OverBudget
 from gateway.events import EventHub, JobEvent
-from gateway.gpu import GpuClient
 from gateway.jobs import cache, recipes
+from gateway.jobs.drafts import Drafts
 from gateway.jobs.language_plan import ANSWERS, LanguageAnswer, LanguageTask, fallback
 from gateway.jobs.lifecycle import TERMINAL
-from gateway.jobs.loras import JobLoras, LoraInUse, model_of_group, refuse_unfit
 from gateway.jobs.plans import Statement
 from gateway.jobs.references import References
 from gateway.jobs.repository import Jobs
-from gateway.jobs.schemas import METADATA_LIMIT, EstimateWarning, JobCreate, JobEstimate
+from gateway.jobs.schemas import METADATA_LIMIT, JobCreate
 from gateway.jobs.submission import OVERTAKING_SECONDS, Submission
-from gateway.safety import refuse_minors
-from gateway.usage.budgets import Budgets, Room
-from gateway.usage.estimator import Estimator, work_of
-from modal_app import catalog
-from modal_app.catalog import Model
-from modal_app.contract import Task
+from gateway.usage.budgets import Budgets
 
 LIFETIME_SECONDS = 3600
 """How long another slice's job may take."""
-RECIPES_AT_ONCE = 8
-"""Of one batch: pictures and LoRAs that its requests name may have to be fetched first."""
-DRAWN_SEED_LIMIT = 2**32
-"""Drawn seeds stay below it, so that every JSON reader keeps them exact."""
 
 
 @dataclass(frozen=True)
@@ -64,25 +52,19 @@ class JobService:
     def __init__(
         self,
         jobs: Jobs,
-        gpu: GpuClient,
         hub: EventHub,
-        estimator: Estimator,
         budgets: Budgets,
-        settings: Settings,
+        drafts: Drafts,
         references: References,
-        loras: JobLoras,
         *,
         on_created: Callable[[], None],
         on_canceled: Callable[[], None],
     ) -> None:
         self._jobs = jobs
-        self._gpu = gpu
         self._hub = hub
-        self._estimator = estimator
         self._budgets = budgets
-        self._settings = settings
+        self._drafts = drafts
         self._references = references
-        self._loras = loras
         self._on_created = on_created
         self._on_canceled = on_canceled
 
@@ -113,7 +95,7 @@ class JobService:
         if found is not None:
             return found
         body = await make_body()
-        values = await self.recipe(caller, body)
+        values = await self._drafts.recipe(caller, body)
         if body.cache:
             values["cache_key"] = cache.key_of(body, values)
             cached = await self._cached(caller, values["cache_key"], submission, sha256)
@@ -138,6 +120,7 @@ class JobService:
         found = await self._found(caller, job_id, submission, sha256)
         if found is not None:
             return found
+        drafts = await self._drafts.batch(caller, bodies)
         columns = [
             {
                 **values,
@@ -145,7 +128,7 @@ class JobService:
                 "batch_position": n,
                 "expires_in_seconds": body.expires_in_seconds,
             }
-            for n, (body, values) in enumerate(zip(bodies, await self._recipes(caller, bodies), strict=True))
+            for n, (body, values) in enumerate(zip(bodies, drafts, strict=True))
         ]
         rest = [
             self._jobs.creation({**_ALONE, "id": uuid4(), "user_id": caller.user_id, **each})
@@ -168,7 +151,7 @@ class JobService:
         lifetime: int = LIFETIME_SECONDS,
         also: Sequence[Statement] = (),
     ) -> Created | Replay:
-        """Another slice's job, from the columns of ``recipe`` or ``recipes.task_columns``, changed at will.
+        """Another slice's job, from columns of ``Drafts`` or ``recipes.task_columns``, changed at will.
 
         ``plan`` names who leads it, ``inputs`` is what that plan is told, ``image_kind`` what its pictures
         are; a job that another plan leads costs what ``priced`` has said, or nothing by itself.  ``also`` is
@@ -178,7 +161,7 @@ class JobService:
         sha256 = submission.sha256({}) if submission else ""
         job_id = job_id or await self._reserved(caller, submission, sha256)
         if columns["task"] in ANSWERS and columns["plan"] is None and not columns["reserved_gpu_seconds"]:
-            columns = columns | await self._costs(columns)
+            columns = columns | await self._drafts.costs(columns)
         return await self._made(caller, job_id, columns, lifetime, submission, sha256, also)
 
     async def run(
@@ -188,7 +171,7 @@ class JobService:
 
         ``request`` is the contract's, without a model.
         """
-        model = await self.language_model(task)
+        model = await self._drafts.language_model(task)
         if model is None:
             return fallback(task, request)
         columns = recipes.task_columns(task, model, request)
@@ -200,43 +183,6 @@ class JobService:
         if row["status"] != "completed":
             return fallback(task, request)
         return ANSWERS[task].model_validate(row["state"]["result"])
-
-    async def estimate(self, caller: Principal, body: JobCreate) -> JobEstimate:
-        """What the job would take and cost; nothing is made, and its model need not be served."""
-        return await self._estimated(caller, body, 0, await self._budgets.room(caller.user_id))
-
-    async def estimate_all(self, caller: Principal, bodies: Sequence[JobCreate]) -> list[JobEstimate]:
-        """The same for jobs made together: each comes after those before it, in line and in the budget."""
-        room = await self._budgets.room(caller.user_id)
-        found = []
-        for place, body in enumerate(bodies):
-            with _about_request(place):
-                _refuse_cache(body)
-                found.append(await self._estimated(caller, body, place, room))
-        return found
-
-    async def _estimated(self, caller: Principal, body: JobCreate, place: int, room: Room) -> JobEstimate:
-        refuse_minors(body.prompt)
-        loras = await self._loras.known(caller, body)
-        model = self._model(body, loras)
-        recipes.refuse_unsupported(body, model)
-        values = recipes.columns(body, model, [{"role": use.role} for use in body.references], loras)
-        estimate = await self._estimator.estimate(work_of(values, model))
-        shortage = room.take(estimate, body.num_images)
-        short = [EstimateWarning(code=code, message=message) for code, message in shortage]
-        position = self._estimator.position(caller.user_id) + place
-        queued = {"status": "queued", "stage": "queued", "queue_position": position}
-        return JobEstimate(
-            estimated_usd_micros=estimate.usd_micros,
-            low=estimate.low_usd_micros,
-            high=estimate.high_usd_micros,
-            eta_seconds=self._estimator.eta_seconds({**values, **queued, "user_id": caller.user_id}),
-            model=model.id,
-            gpu=estimate.gpu,
-            basis=estimate.seconds.basis,
-            final_prompt=values["prompt_final"],
-            warnings=[*recipes.warnings(body, model, estimate), *short],
-        )
 
     async def keep_answer(self, caller: Principal, key: str, status: int, body: dict[str, Any]) -> None:
         """Remember the answer that a repeat of this request will get."""
@@ -285,7 +231,7 @@ class JobService:
         if old["status"] not in ("failed", "canceled"):
             raise Conflict(f"A {old['status']} job cannot be retried.", code="job_not_retryable")
         lifetime = round((old["expires_at"] - old["created_at"]).total_seconds())
-        values = {name: old[name] for name in RECIPE} | {"retry_of": job_id, **await self._costs(old)}
+        values = {name: old[name] for name in RECIPE} | {"retry_of": job_id, **await self._drafts.costs(old)}
         sha256 = submission.sha256({}) if submission else ""
         new_id = await self._reserved(caller, submission, sha256)
         return await self._made(caller, new_id, values, lifetime, submission, sha256)
@@ -420,128 +366,6 @@ class JobService:
             )
         return first
 
-    async def recipe(self, caller: Principal, body: JobCreate) -> dict[str, Any]:
-        """The columns that say what to draw; BadRequest when the model cannot, or nobody may."""
-        await self._refuse_early(body)
-        loras = await self._loras.find(caller, body)
-        model = await self._able(body, loras)
-        loras = loras or await self._loras.of_franchise(caller, body.prompt, model)
-        recipes.columns(body, model, [], loras)
-        references = await self._references.find(caller, body)  # last, as it may go out to fetch
-        values = recipes.columns(body, model, references, loras)
-        if body.enhance:
-            values["inputs"]["enhance"]["model"] = await self.speaker(model.id)
-        return {
-            **values,
-            **await self._costs(values),
-            "seed": random.randrange(DRAWN_SEED_LIMIT) if body.seed is None else body.seed,
-            "visibility": body.visibility or self._settings.default_visibility,
-        }
-
-    async def _recipes(self, caller: Principal, bodies: Sequence[JobCreate]) -> list[dict[str, Any]]:
-        """The recipe of each; of several that are refused, the first is told of."""
-        places = asyncio.Semaphore(RECIPES_AT_ONCE)
-
-        async def recipe(body: JobCreate) -> dict[str, Any]:
-            async with places:
-                return await self.recipe(caller, body)
-
-        for place, body in enumerate(bodies):
-            with _about_request(place):
-                _refuse_cache(body)
-                await self._refuse_early(body)
-        found = await asyncio.gather(*map(recipe, bodies), return_exceptions=True)
-        for place, each in enumerate(found):
-            if isinstance(each, BaseException):
-                with _about_request(place):
-                    raise each
-        return [each for each in found if not isinstance(each, BaseException)]
-
-    async def _refuse_early(self, body: JobCreate) -> None:
-        """Whatever can be refused before anything is fetched."""
-        refuse_minors(body.prompt)
-        if not (body.loras and body.model == "auto"):
-            recipes.columns(body, await self._able(body), [])
-
-    async def outline(
-        self,
-        body: JobCreate,
-        references: Sequence[dict[str, Any]] = (),
-        loras: Sequence[LoraInUse] = (),
-    ) -> dict[str, Any]:
-        """The columns of ``recipe`` for a body whose references are found already, or not drawn yet.
-
-        Nobody has looked at its prompt: that is whoever's who puts it together.
-        """
-        model = await self._able(body, loras)
-        values = await self.priced(recipes.columns(body, model, list(references), loras))
-        seed = random.randrange(DRAWN_SEED_LIMIT) if body.seed is None else body.seed
-        return {**values, "seed": seed, "visibility": body.visibility or self._settings.default_visibility}
-
-    async def priced(self, columns: dict[str, Any]) -> dict[str, Any]:
-        """With what the job is expected to cost; BadRequest when its model is not served."""
-        model = catalog.find(columns["model"])
-        if model is not None:
-            await self._served(model)
-        return columns | await self._costs(columns)
-
-    async def _able(self, body: JobCreate, loras: Sequence[LoraInUse] = ()) -> Model:
-        """The model to draw with; BadRequest when it is not served, or does not take what the body has."""
-        model = await self._served(self._model(body, loras))
-        recipes.refuse_unsupported(body, model)
-        return model
-
-    async def _costs(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What the job is expected to cost and what it reserves, as columns."""
-        model = catalog.find(values["model"])
-        if model is None:  # of an old job, whose model has left the catalogue
-            return {"estimated_usd_micros": 0, "reserved_usd_micros": 0, "reserved_gpu_seconds": 0}
-        return (await self._estimator.estimate(work_of(values, model))).columns
-
-    def _model(self, body: JobCreate, loras: Sequence[LoraInUse] = ()) -> Model:
-        """The row to draw with, which takes the LoRAs.  A low quality may have its own row."""
-        settings = self._settings
-        default = settings.default_edit_model if body.needs_edit_model else settings.default_model
-        wanted = default if body.model == "auto" else body.model
-        model = catalog.find(wanted)
-        if body.model == "auto" and loras:
-            model = model_of_group(loras[0].lora.group, model, edits=body.needs_edit_model)
-        if model is None:
-            raise BadRequest(f"There is no model `{wanted}`.", code="unknown_model", param="model")
-        model = catalog.at_quality(model, body.quality)
-        refuse_unfit(loras, model)
-        return model
-
-    async def serves(self, model: Model) -> bool:
-        """Whether the running GPU service draws with it, as far as it has told."""
-        served = await self._gpu.served()
-        return served is None or model.id in served.models
-
-    async def _served(self, model: Model) -> Model:
-        """The same; BadRequest when the running GPU service does not draw with it."""
-        if not await self.serves(model):
-            raise BadRequest(
-                f"The running GPU service does not serve `{model.id}`.",
-                code="model_unavailable",
-                param="model",
-            )
-        return model
-
-    async def speaker(self, model_id: str) -> str:
-        """Who does the language tasks of a job that ``model_id`` draws: itself, unless another that is
-        served can follow instructions and it cannot."""
-        served = await self._gpu.served()
-        candidates = [model_id, *(served.models if served else [])]
-        return next((each for each in candidates if _follows_instructions(each)), model_id)
-
-    async def language_model(self, task: Task) -> str | None:
-        """Who does a language task that draws nothing; None while nobody can."""
-        served = await self._gpu.served()
-        if served is None or task not in served.tasks or not served.models:
-            return None
-        default = self._settings.default_model
-        return await self.speaker(default if default in served.models else served.models[0])
-
 
 _ALONE = {
     **recipes.NO_PLAN,
@@ -549,28 +373,6 @@ _ALONE = {
     "request_sha256": "",
 }
 """Columns and parameters of a job that belongs to nothing and that no request is known for."""
-
-
-def _refuse_cache(body: JobCreate) -> None:
-    """The jobs of a batch are its own: an earlier one is no answer to a request of it."""
-    if body.cache:
-        raise BadRequest("A batch draws anew.", code="unsupported_parameter", param="cache")
-
-
-@contextmanager
-def _about_request(place: int) -> Iterator[None]:
-    """Refusals say which of several requests they are about."""
-    try:
-        yield
-    except ApiError as error:
-        error.param = f"requests.{place}" + (f".{error.param}" if error.param else "")
-        error.detail = f"Request {place}: {error.detail}"
-        raise
-
-
-def _follows_instructions(model_id: str) -> bool:
-    model = catalog.find(model_id)
-    return model is not None and model.language == "chat"
 
 
 RECIPE = (

@@ -12,6 +12,7 @@ from gateway.auth import Principal
 from gateway.config import Settings
 from gateway.errors import BadRequest, NotFound
 from gateway.images.service import Images
+from gateway.jobs.drafts import Drafts
 from gateway.jobs.recipes import task_columns
 from gateway.jobs.service import Created, JobService, Replay
 from gateway.jobs.submission import Submission
@@ -51,12 +52,19 @@ class Replays:
     """Reads recipes, and has them drawn."""
 
     def __init__(
-        self, rows: ReplayRows, images: Images, pictures: Pictures, jobs: JobService, settings: Settings
+        self,
+        rows: ReplayRows,
+        images: Images,
+        pictures: Pictures,
+        jobs: JobService,
+        drafts: Drafts,
+        settings: Settings,
     ) -> None:
         self._rows = rows
         self._images = images
         self._pictures = pictures
         self._jobs = jobs
+        self._drafts = drafts
         self._secrets = settings.recipe_secrets
 
     async def recipe(self, caller: Principal, image_id: UUID) -> schemas.Recipe:
@@ -146,7 +154,7 @@ class Replays:
         files = await self._rows.files(caller, hashes)
         refuse_missing(hashes, files)
         columns = columns_of(proven, files)
-        return await self._jobs.create_task(caller, await self._jobs.priced(columns), submission)
+        return await self._jobs.create_task(caller, await self._drafts.priced(columns), submission)
 
 
 def _named(recipe: Recipe) -> Recipe:

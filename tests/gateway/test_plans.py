@@ -12,6 +12,7 @@ import pytest
 from gateway import services
 from gateway.auth import Principal
 from gateway.jobs import judging, recipes
+from gateway.jobs.drafts import Drafts
 from gateway.jobs.image_plan import ImagePlan
 from gateway.jobs.language_plan import fallback
 from gateway.jobs.lifecycle import LOST, ClaimedJob, Fail
@@ -517,10 +518,10 @@ async def test_words_are_for_the_model_that_draws_unless_only_another_follows_in
     admin_url: str, folder: Path, draws: str, served: list[str], speaks: str
 ) -> None:
     async with speaking(admin_url, folder) as (product, _):
-        service: JobService = product.app.state.jobs  # type: ignore[union-attr]
-        service._gpu._served = ServedModels(models=served, gpu="cpu")
-        service._gpu._ask_again_at = float("inf")
-        assert await service.speaker(draws) == speaks
+        drafts: Drafts = product.app.state.drafts  # type: ignore[union-attr]
+        drafts._gpu._served = ServedModels(models=served, gpu="cpu")
+        drafts._gpu._ask_again_at = float("inf")
+        assert await drafts.speaker(draws) == speaks
 
 
 async def test_an_answer_that_does_not_come_in_time_is_stood_in_for_and_its_job_is_ended(
