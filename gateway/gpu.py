@@ -11,18 +11,21 @@ GpuError
 import asyncio
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx
+import structlog
 from pydantic import ValidationError
 
 from gateway import tracing
 from gateway.config import Settings
 from gateway.metrics.process import GPU_REQUESTS
 from modal_app import contract
+
+log = structlog.get_logger()
 
 M = TypeVar("M", bound=contract.Message)
 
@@ -98,6 +101,15 @@ class GpuClient:
     async def forget(self, sha256: str) -> None:
         """Have the service drop its copy of a file that it was given to draw from."""
         await self._send("DELETE", f"/files/{sha256}", timeout=5.0)
+
+    async def forget_all(self, hashes: Sequence[str]) -> None:
+        """The same for many, while it answers; what it keeps of the rest gives way to newer files."""
+        for n, sha256 in enumerate(hashes):
+            try:
+                await self.forget(sha256)
+            except GpuError as error:
+                log.warning("copies_not_removed", count=len(hashes) - n, error=str(error))
+                return
 
     async def picture(self, call_id: str, n: int) -> bytes:
         """The bytes of the n-th picture, at most ``PICTURE_LIMIT_BYTES``."""

@@ -151,9 +151,10 @@ def franchises_of(settings: Settings) -> tuple[Franchise, ...]:
     return load_franchises(Path(settings.franchises_file)) if settings.franchises_file else FRANCHISES
 
 
-def chores(db: Database, buckets: Buckets, uploads: Uploads, fetcher: Fetcher) -> list[Chore]:
+def chores(db: Database, buckets: Buckets, gpu: GpuClient, uploads: Uploads, fetcher: Fetcher) -> list[Chore]:
     """What a worker does now and then."""
-    deletions, sweep = Deletions(db, buckets, keepers(db)), Sweep(db, buckets, keepers(db))
+    deletions = Deletions(db, buckets, keepers(db), drop_copies=gpu.forget_all)
+    sweep = Sweep(db, buckets, keepers(db))
     return [
         Chore("uploads", uploads.sweep, every_seconds=UPLOADS_SECONDS),
         Chore("loras", fetcher.tidy, every_seconds=LORAS_SECONDS),
@@ -178,14 +179,14 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         hub = await stack.enter_async_context(EventHub(db))
         outside = Outside(allow_private=settings.allow_private_urls)
         pictures = Pictures()
-        uploads = Uploads(UploadRows(db), buckets, pictures, outside)
+        uploads = Uploads(UploadRows(db), buckets, pictures, outside, drop_copies=gpu.forget_all)
         places = Places(settings)
         fetcher = await stack.enter_async_context(Fetcher(LoraRows(db), buckets, outside, places, settings))
         loras = Loras(LoraRows(db), buckets, places, fetcher, settings)
         rows = Jobs(db, led_by)
         ingestion = Ingestion(gpu, outside, buckets[DESIGNS])
         steps = Steps(rows, gpu, buckets, ingestion, settings, name, led_by)
-        worker = Worker(name, rows, steps, hub, settings, chores(db, buckets, uploads, fetcher))
+        worker = Worker(name, rows, steps, hub, settings, chores(db, buckets, gpu, uploads, fetcher))
         await stack.enter_async_context(worker)
         estimator = Estimator(History(db), gpu)
         budgets = Budgets(UsageRows(db))

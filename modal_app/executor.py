@@ -205,6 +205,7 @@ class LocalExecutor:
 
     async def forget(self, sha256: str) -> None:
         self._sources.forget(sha256)
+        engine.forgettings += 1
 
     async def served(self) -> ServedModels:
         return self._served.model_copy(update={"warm": sorted(self._engines)})

@@ -93,6 +93,7 @@ order by key limit %(limit)s
 RECORD_GONE = """
 update public.generated_assets set purged_at = now()
 where bucket = %(bucket)s and key = any(%(keys)s) and deleted_at is not null and purged_at is null
+returning sha256
 """
 
 
@@ -147,5 +148,5 @@ class ImageRows:
             after = rows[-1]["key"] if rows else after
             yield {row["key"]: str(row["id"]) for row in rows}
 
-    async def record_gone(self, bucket: str, keys: list[str]) -> None:
-        await self._db.do(RECORD_GONE, {"bucket": bucket, "keys": keys})
+    async def record_gone(self, bucket: str, keys: list[str]) -> list[str]:
+        return [row["sha256"] for row in await self._db.all(RECORD_GONE, {"bucket": bucket, "keys": keys})]

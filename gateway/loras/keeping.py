@@ -11,6 +11,10 @@ PAGE = 1000
 
 LIVE = "select key from public.loras where key = any(%(keys)s) and deleted_at is null"
 
+HASHES = """
+select sha256 from public.loras where key = any(%(keys)s) and deleted_at is not null and sha256 is not null
+"""
+
 NAMED = """
 select id, key from public.loras
 where status = 'ready' and deleted_at is null and created_at < %(before)s and id::text > %(after)s
@@ -46,5 +50,7 @@ class LoraObjects:
             after = str(rows[-1]["id"]) if rows else after
             yield {row["key"]: str(row["id"]) for row in rows}
 
-    async def record_gone(self, bucket: str, keys: list[str]) -> None:
+    async def record_gone(self, bucket: str, keys: list[str]) -> list[str]:
         """Nothing to record: the row of a deleted LoRA says so already."""
+        rows = await self._db.all(HASHES, {"keys": keys}) if bucket == LORAS else []
+        return [row["sha256"] for row in rows]

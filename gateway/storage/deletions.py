@@ -4,7 +4,7 @@ A bucket takes part in no transaction.  So the statement that makes an object us
 ``private.deletions`` beside it, and this carries the rows out: in batches, checked, again and again.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import Protocol
@@ -55,17 +55,25 @@ class Keeper(Protocol):
     def named(self, bucket: str, before: datetime) -> AsyncIterator[dict[str, str]]:
         """What rows made ``before`` show, in pages: id of the row by key."""
 
-    async def record_gone(self, bucket: str, keys: list[str]) -> None:
-        """These objects have been removed.  May be told twice."""
+    async def record_gone(self, bucket: str, keys: list[str]) -> list[str]:
+        """These objects have been removed; the hashes of what they held.  May be told twice."""
 
 
 class Deletions:
     """Carries out what ``private.deletions`` asks for.  Any number may run at once."""
 
-    def __init__(self, db: Database, buckets: Buckets, keepers: Sequence[Keeper]) -> None:
+    def __init__(
+        self,
+        db: Database,
+        buckets: Buckets,
+        keepers: Sequence[Keeper],
+        drop_copies: Callable[[Sequence[str]], Awaitable[None]] | None = None,
+    ) -> None:
+        """``drop_copies`` is given the hashes of what is gone: others may have copies of it."""
         self._db = db
         self._buckets = buckets
         self._keepers = keepers
+        self._drop_copies = drop_copies
 
     async def carry_out(self) -> int:
         """Remove what is due; returns how many objects are gone."""
@@ -87,9 +95,12 @@ class Deletions:
             await self._fail(bucket, keys, str(error))
             return 0
         gone = [key for key in keys if key not in left]
-        for keeper in self._keepers:
-            await keeper.record_gone(bucket.name, gone)
+        hashes = [
+            sha256 for keeper in self._keepers for sha256 in await keeper.record_gone(bucket.name, gone)
+        ]
         await self._forget(bucket, gone)
+        if self._drop_copies and hashes:
+            await self._drop_copies(hashes)
         if left:
             await self._fail(bucket, list(left), "the bucket removed other objects and kept this one")
         return len(gone)

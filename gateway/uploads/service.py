@@ -1,6 +1,7 @@
 """What is done with pictures that users bring. Other slices call this, not the rows."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -52,8 +53,17 @@ class Picture:
 class Uploads:
     """Rows first, objects second: whatever is cut off is found again by ``sweep``."""
 
-    def __init__(self, rows: UploadRows, buckets: Buckets, pictures: Pictures, outside: Outside) -> None:
+    def __init__(
+        self,
+        rows: UploadRows,
+        buckets: Buckets,
+        pictures: Pictures,
+        outside: Outside,
+        drop_copies: Callable[[Sequence[str]], Awaitable[None]] | None = None,
+    ) -> None:
+        """``drop_copies`` is given the hashes of what was deleted: others may have copies of it."""
         self._rows = rows
+        self._drop_copies = drop_copies
         self._bucket = buckets[UPLOADS]
         self._pictures = pictures
         self._outside = outside
@@ -163,9 +173,12 @@ class Uploads:
     async def sweep(self) -> None:
         """Remove what was sent and drawn anew, refused, deleted, never completed or never used."""
         rows = await self._rows.claim_due()
-        swept = [row["id"] for row in rows if await self._discard(row)]
+        swept = [row for row in rows if await self._discard(row)]
         if swept:
-            await self._rows.record_swept(swept, GRACE_SECONDS)
+            await self._rows.record_swept([row["id"] for row in swept], GRACE_SECONDS)
+        hashes = [row["sha256"] for row in swept if row["deleted_at"] is not None and row["sha256"]]
+        if self._drop_copies and hashes:
+            await self._drop_copies(hashes)
 
     async def _sign(self, raw_key: str, content_type: str, size: int) -> SignedUpload:
         return await self._bucket.sign_put(raw_key, content_type, size, SEND_SECONDS)

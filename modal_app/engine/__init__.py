@@ -62,6 +62,10 @@ class Options:
 
 options = Options()
 
+forgettings = 0
+"""Grows, in any thread, when a picture is to be forgotten: who keeps what was computed from pictures compares
+it with the one seen last, and drops everything first."""
+
 
 class EngineError(Exception):
     """A run that ended without pictures; ``code`` is stable, ``retryable`` says whether to try again."""

@@ -16,6 +16,7 @@ class TensorCache:
         self._budget = budget_bytes
         self._kept: OrderedDict[Hashable, tuple[torch.Tensor, ...]] = OrderedDict()
         self._bytes = 0
+        self._forgettings = engine.forgettings
 
     def get(
         self, key: Hashable, device: torch.device, make: Callable[[], tuple[torch.Tensor, ...]]
@@ -23,6 +24,9 @@ class TensorCache:
         """What is kept under ``key``, on ``device``; made, and kept, if it is not there."""
         if not engine.options.caches:
             return make()
+        if self._forgettings != engine.forgettings:
+            self._forgettings = engine.forgettings
+            self.clear()
         if key not in self._kept:
             made = make()
             self._keep(key, tuple(tensor.cpu() for tensor in made))

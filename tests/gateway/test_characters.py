@@ -837,9 +837,12 @@ async def test_a_file_that_cannot_be_removed_is_told_and_the_rest_goes(
 
 async def test_a_deleted_character_takes_photo_pictures_and_knowledge_along(studio: Stack) -> None:
     user = studio.new_user()
-    upload = await user.upload(photo())
+    upload = await user.upload(photo((7, 90, 160)))
     body = described(source="photo", upload_id=upload, consent=True, age=40, description=None)
     character = await settled(user, await ask(user, "/v1/characters", **body))
+    (known,) = studio.rows("select sha256 from public.uploads where id = %s", upload)
+    copies = studio.folder / "gpu"
+    assert [*copies.rglob(known["sha256"])], "the GPU service was given the photo"
     first, second = [await user.http.delete(at(character)) for _ in range(2)]
     assert first.json()["removed"] == {"photo": True, "images": 4, "profile": True, "jobs_canceled": 0}
     assert second.json()["removed"] == {"photo": False, "images": 0, "profile": False, "jobs_canceled": 0}
@@ -855,7 +858,12 @@ async def test_a_deleted_character_takes_photo_pictures_and_knowledge_along(stud
             if key.startswith(f"{user.id}/")
         ]
 
+    async def no_copy_left() -> bool:
+        return not [*copies.rglob(known["sha256"])]
+
     await eventually(nothing_left)
+    await studio.app.state.uploads.sweep()  # type: ignore[union-attr]  # which comes once a minute
+    await eventually(no_copy_left)
     (row,) = studio.rows(
         """select c.age, c.attributes, p.color_palette, p.attributes as traits from public.characters c
            join public.character_profiles p on p.character_id = c.id where c.id = %s""",

@@ -93,6 +93,20 @@ def test_panels_of_a_chapter_are_the_same_bytes_with_the_caches_on_and_off(
     assert warm[0] == warm[2] and len(set(warm)) == len(CHAPTER) - 1
 
 
+def test_what_was_computed_from_pictures_is_forgotten_with_them(
+    edit: Engine, tmp_path: Path, caches: Callable[[bool], None], encoded: list[str]
+) -> None:
+    caches(True)
+    before = panel(edit, tmp_path, *CHAPTER[0])
+    encoded.clear()
+    engine.forgettings += 1
+    assert panel(edit, tmp_path, *CHAPTER[0]) == before
+    assert "vae.encode" in encoded
+    encoded.clear()
+    panel(edit, tmp_path, *CHAPTER[0])
+    assert encoded == []
+
+
 def test_panels_are_judged_the_same_with_the_caches_on_and_off(
     edit: Engine, tmp_path: Path, caches: Callable[[bool], None], encoded: list[str]
 ) -> None:

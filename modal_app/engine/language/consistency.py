@@ -79,6 +79,9 @@ def known_of(vlm: "Vlm", sha256: str, reference: Image.Image, cancelled: Callabl
     """Read once: a character's references are those of many panels."""
     if not engine.options.caches:
         return _read(vlm, reference, cancelled)
+    if vlm.forgettings != engine.forgettings:
+        vlm.forgettings = engine.forgettings
+        vlm.readings.clear()
     if sha256 not in vlm.readings:
         vlm.readings[sha256] = _read(vlm, reference, cancelled)
         while len(vlm.readings) > KNOWN_MAX:

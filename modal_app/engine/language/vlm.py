@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from modal_app import engine
 from modal_app.engine import Canceled
 
 Ability = Literal["chat", "describe"]
@@ -57,6 +58,7 @@ class Vlm:
         self.likeness = likeness
         self.readings: OrderedDict[str, Any] = OrderedDict()
         """What is known of reference pictures, by their sha256."""
+        self.forgettings = engine.forgettings
 
     def write(
         self,
