@@ -70,11 +70,15 @@ fuzz: $(INSTALLED)
 soak: $(INSTALLED)
 	$(BIN)/python -m scripts.soak --minutes $(SOAK_MINUTES) --rate $(RATE) --kill-every $(KILL_EVERY)
 
-bench: $(INSTALLED)
+bench: $(INSTALLED) $(VENV)/peers
 	$(BIN)/python -m scripts.bench_engine
 	$(BIN)/python -m scripts.bench_gateway
 	$(BIN)/python -m scripts.bench_http
 	$(BIN)/python -m scripts.bench_access
+
+$(VENV)/peers: scripts/peers.txt $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ -r $< \
+	  || echo "The servers that the bench stands beside could not be fetched: they are left out."
 
 lock: $(INSTALLED)
 	{ echo '# Everything that is installed, pinned. Written by `make lock`; torch comes in the build your platform gets.'; \

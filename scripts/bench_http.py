@@ -1,16 +1,20 @@
 """What one gateway serves over HTTP: ``make bench``; ``--only polls`` runs one section by itself.
 
 polls    status polls with an API key, beside bare FastAPI and psycopg reading the same row; by turns
+pictures jobs from request to picture (``Prefer: wait``) beside LitServe with the same engine; by turns
 creates  jobs made, by several users; the gateway's worker is off, so nothing is drawn
 streams  event streams that are open at once, one job each: memory, and from an event's commit to its receipt
 
 Gateway, bare app and Postgres are processes of their own; the client shares their cores.  CPU is that of the
-one process, per request: it says what a request costs where other work slows the clock.
+one server, per request: it says what a request costs where other work slows the clock.
 """
 
 import argparse
 import json
+import os
+import signal
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,13 +29,17 @@ import uvloop
 from gateway.embedded import EmbeddedPostgres, add_key
 from scripts import bench_streams
 from scripts.load_client import Load, MakeRequest, load, request
-from scripts.process_figures import cpu_seconds, machine
+from scripts.process_figures import cpu_seconds, family, machine
 from tests.support.stack import Process, free_port, gateway_process, gpu_process
 
 BODY = {"prompt": "a phoenix rising", "model": "instant", "size": "256x256"}
 CONNECTIONS = 32
 USERS = 20
 POLLS_GOAL, SHARE_GOAL, CREATES_GOAL = 1500, 0.8, 500
+
+
+PEERS = Path(os.environ.get("BENCH_PEERS", f"{sys.prefix}/peers"))
+"""Where ``make bench`` puts servers of others (``scripts/peers.txt``); without it they are left out."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,31 @@ def polls(options: argparse.Namespace) -> None:
     print(f"goal {POLLS_GOAL} a second: {verdict(rates['gateway'], POLLS_GOAL)}")
 
 
+def pictures(options: argparse.Namespace) -> None:
+    """From request to picture, beside LitServe, which keeps nothing."""
+    if not (PEERS / "litserve").is_dir():
+        print(f"\nno LitServe in {PEERS}, so nothing is measured beside it: make bench fetches it")
+        return
+    with product() as ours, litserve_app(ours) as peer:
+        numbers, keys = count(), cycle(ours.keys)
+        plain = {"prompt": BODY["prompt"], "width": 256, "height": 256, "num_inference_steps": 4}
+
+        def job() -> bytes:
+            headers = {**_bearer(next(keys)), "prefer": "wait=60"}
+            body = json.dumps({**BODY, "seed": next(numbers)}).encode()
+            return request("POST", f"{ours.gateway.url}/v1/jobs", headers, body)
+
+        def call() -> bytes:
+            body = {**plain, "model": "instant", "seed": next(numbers)}
+            return request("POST", f"{peer.url}/predict", {}, json.dumps(body).encode())
+
+        asked = {"gateway": (ours.gateway, job), "LitServe": (peer, call)}
+        taken = by_turns(asked, options.turns, options.seconds)
+    print(f"\npictures, {CONNECTIONS} connections, medians of {options.turns} turns")
+    rates = table(taken)
+    print(f"gateway / LitServe: {rates['gateway'] / rates['LitServe']:.2f}")
+
+
 def creates(options: argparse.Namespace) -> None:
     """Plain jobs of twenty users, one after another on each connection."""
     with product(WORKER="false") as ours:
@@ -109,6 +142,7 @@ def streams(options: argparse.Namespace) -> None:
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
     "polls": polls,
+    "pictures": pictures,
     "creates": creates,
     "streams": streams,
 }
@@ -172,6 +206,23 @@ def bare_app(ours: Product) -> Iterator[Process]:
         yield bare
     finally:
         bare.stop()
+
+
+@contextmanager
+def litserve_app(ours: Product) -> Iterator[Process]:
+    port = free_port()
+    settings = {"PORT": str(port), "PYTHONPATH": str(PEERS)}
+    peer = Process(
+        "scripts.litserve_app", settings, ours.folder / "litserve.log", f"http://127.0.0.1:{port}/healthz"
+    )
+    try:
+        peer.start()
+        yield peer
+    finally:
+        assert peer.process is not None
+        for pid in family(peer.process.pid):  # its API server and worker outlive it
+            os.kill(pid, signal.SIGKILL)
+        peer.process.wait()
 
 
 def _measure(server: Process, make: MakeRequest, seconds: float) -> Measured:

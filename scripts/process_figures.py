@@ -7,8 +7,22 @@ from pathlib import Path
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
+def family(pid: int) -> list[int]:
+    """The process and those that it has started, and they in turn."""
+    children = [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
+    return [pid, *(each for child in children for each in family(child))]
+
+
 def cpu_seconds(pid: int) -> float:
-    """Of all its threads, in user and kernel mode."""
+    """Of the process and those that it has started, all threads, in user and kernel mode."""
+    return sum(_own_cpu_seconds(each) for each in family(pid))
+
+
+def _own_cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICK
 
