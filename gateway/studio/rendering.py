@@ -40,7 +40,7 @@ def _environment() -> Environment:
         "status_words": words.status,
         "ENDED": words.ENDED,
     }
-    for name in ("money", "seconds", "milliseconds", "ago", "day", "clock"):
+    for name in ("money", "dollars", "seconds", "milliseconds", "ago", "day", "clock"):
         made.filters[name] = getattr(words, name)
     made.filters |= {"query": _query, "request_of": recall.request_of, "before_of": recall.before_of}
     return made
