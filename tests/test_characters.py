@@ -15,7 +15,7 @@ import pytest_asyncio
 from PIL import Image
 
 from gateway.auth import Principal
-from gateway.jobs import recipes, service
+from gateway.jobs import drafts, recipes
 from gateway.jobs.service import JobService
 from scripts.tiny.creatures import Creature, Picture
 from scripts.tiny.drawing import draw
@@ -37,7 +37,7 @@ async def studio(new_database: Callable[[], str], new_folder: Callable[[], Path]
     """Every job draws the same seed here: what the model makes of it is the same in every run."""
     models = {"GPU_MODELS": "tiny-qwen,tiny-qwen-edit", "GPU_PRELOAD": "tiny-qwen-edit"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(service, "random", SimpleNamespace(randrange=lambda limit: 7))
+        patch.setattr(drafts, "random", SimpleNamespace(randrange=lambda limit: 7))
         async with stack(new_database(), new_folder(), gpu=models) as running:
             yield running
 

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from gateway.jobs import service
+from gateway.jobs import drafts
 from tests.gateway.test_comics import begun, chaptered, code_of, seen
 from tests.gateway.test_jobs import read_events
 from tests.gateway.test_panels import debug, drawn, sent
@@ -30,7 +30,7 @@ async def studio(new_database: Callable[[], str], new_folder: Callable[[], Path]
     """On a GPU that costs something; every seed that nobody names is the same in every run."""
     gpu = {"GPU_MODELS": "tiny-qwen,tiny-qwen-edit", "GPU_PRELOAD": "tiny-qwen", "GPU_NAME": "A10"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(service, "random", SimpleNamespace(randrange=lambda limit: SEED))
+        patch.setattr(drafts, "random", SimpleNamespace(randrange=lambda limit: SEED))
         async with stack(new_database(), new_folder(), gpu=gpu) as running:
             yield running
 

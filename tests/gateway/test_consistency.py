@@ -12,9 +12,9 @@ import pytest_asyncio
 from gateway.comics import consistency
 from gateway.comics.drift import drift_of
 from gateway.comics.plan import PanelPlan
+from gateway.jobs.drafts import Drafts
 from gateway.jobs.lifecycle import ClaimedJob
 from gateway.jobs.plans import Complete, Next
-from gateway.jobs.service import JobService
 from modal_app import catalog
 from modal_app.contract import JudgeResult, SubjectResult, Verdict
 from tests.gateway.conftest import DRAWN_BY
@@ -350,13 +350,13 @@ async def test_a_chapter_tells_its_drift_in_one_query_and_names_to_whom_they_bel
 async def test_a_cap_that_is_too_low_for_one_picture_is_refused(
     studio: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def priced(self: JobService, columns: dict[str, Any]) -> dict[str, Any]:
+    async def priced(self: Drafts, columns: dict[str, Any]) -> dict[str, Any]:
         return columns | {"estimated_usd_micros": 50, "reserved_usd_micros": 100, "reserved_gpu_seconds": 10}
 
     user = studio.new_user()
     body: dict[str, Any] = {"prompt": "a", "character_ids": [(await hired(user))["id"]]}
     place = f"/v1/comics/chapters/{await chapter_of(user)}/panels"
-    monkeypatch.setattr(JobService, "priced", priced)
+    monkeypatch.setattr(Drafts, "priced", priced)
     refused = await user.http.post(place, json=body | {"max_cost_usd_micros": 49})
     assert code_of(refused) == (400, "cost_cap_too_low", "max_cost_usd_micros")
     made = await user.http.post(place, json=body | {"max_cost_usd_micros": 50}, headers={"Prefer": "wait=30"})

@@ -105,8 +105,8 @@ async def test_a_first_try_that_its_repeat_overtakes_finds_the_job_made(product:
     user = product.new_user()
     waiting, go_on = asyncio.Event(), asyncio.Event()
     assert product.app is not None
-    service = product.app.state.jobs
-    look_up = service.recipe
+    drafts = product.app.state.drafts
+    look_up = drafts.recipe
 
     async def held_up(caller: Any, body: Any) -> Any:
         if not waiting.is_set():
@@ -114,7 +114,7 @@ async def test_a_first_try_that_its_repeat_overtakes_finds_the_job_made(product:
             await go_on.wait()
         return await look_up(caller, body)
 
-    service.recipe = held_up
+    drafts.recipe = held_up
     try:
         first_try = asyncio.create_task(post(user, 0))
         await waiting.wait()
@@ -122,7 +122,7 @@ async def test_a_first_try_that_its_repeat_overtakes_finds_the_job_made(product:
         go_on.set()
         first = await first_try
     finally:
-        service.recipe = look_up
+        drafts.recipe = look_up
     assert repeat.json()["id"] == first.json()["id"]
     assert "idempotent-replayed" not in repeat.headers
     assert first.headers["idempotent-replayed"] == "true"
