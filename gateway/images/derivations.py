@@ -1,6 +1,5 @@
 """Pictures from pictures: others like one, and the same one larger."""
 
-import random
 from typing import Any, Literal
 from uuid import UUID
 
@@ -11,7 +10,7 @@ from gateway.auth import Principal
 from gateway.config import Settings
 from gateway.errors import BadRequest
 from gateway.images.service import Images
-from gateway.jobs.drafts import DRAWN_SEED_LIMIT, Drafts
+from gateway.jobs.drafts import Drafts, seed_of
 from gateway.jobs.recipes import NO_PLAN, final_prompt, task_columns
 from gateway.jobs.schemas import PROMPT_LIMIT, JobCreate, Prompt, ReferenceUse
 from gateway.jobs.service import RECIPE, Created, JobService, Replay
@@ -128,7 +127,7 @@ def _varied(picture: DictRow, job: DictRow, num_images: int) -> dict[str, Any]:
     return {
         **{name: job[name] for name in RECIPE},
         **NO_PLAN,
-        "seed": random.randrange(DRAWN_SEED_LIMIT),
+        "seed": seed_of(None),
         "num_images": num_images,
         "inputs": {**inputs, "variation_of": str(picture["id"])},
         "image_kind": "variation",
@@ -159,7 +158,7 @@ def _upscaled(picture: DictRow, job: DictRow, model: Model, body: UpscaleCreate)
         "style": job["style"],
         "width": picture["width"] * body.scale,
         "height": picture["height"] * body.scale,
-        "seed": random.randrange(DRAWN_SEED_LIMIT) if body.seed is None else body.seed,
+        "seed": seed_of(body.seed),
         "params": params,
         "loras": job["loras"] if own else [],
         "references": [{"image_id": str(picture["id"]), "role": "init", **file}],

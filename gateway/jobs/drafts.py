@@ -60,8 +60,7 @@ class Drafts:
         return {
             **values,
             **await self.costs(values),
-            "seed": random.randrange(DRAWN_SEED_LIMIT) if body.seed is None else body.seed,
-            "visibility": body.visibility or self._settings.default_visibility,
+            **self._chosen(body),
         }
 
     async def batch(self, caller: Principal, bodies: Sequence[JobCreate]) -> list[dict[str, Any]]:
@@ -95,8 +94,7 @@ class Drafts:
         """
         model = await self._able(body, loras)
         values = await self.priced(recipes.columns(body, model, list(references), loras))
-        seed = random.randrange(DRAWN_SEED_LIMIT) if body.seed is None else body.seed
-        return {**values, "seed": seed, "visibility": body.visibility or self._settings.default_visibility}
+        return {**values, **self._chosen(body)}
 
     async def priced(self, columns: dict[str, Any]) -> dict[str, Any]:
         """With what the job is expected to cost; BadRequest when its model is not served."""
@@ -146,6 +144,11 @@ class Drafts:
         default = self._settings.default_model
         return await self.speaker(default if default in served.models else served.models[0])
 
+    def _chosen(self, body: JobCreate) -> dict[str, Any]:
+        """Columns that a body may leave to us."""
+        visibility = body.visibility or self._settings.default_visibility
+        return {"seed": seed_of(body.seed), "visibility": visibility}
+
     async def _refuse_early(self, body: JobCreate) -> None:
         """Whatever can be refused before anything is fetched."""
         refuse_minors(body.prompt)
@@ -167,6 +170,11 @@ class Drafts:
                 param="model",
             )
         return model
+
+
+def seed_of(wanted: int | None) -> int:
+    """The seed that is wanted, or one that is drawn."""
+    return random.randrange(DRAWN_SEED_LIMIT) if wanted is None else wanted
 
 
 def refuse_cache(body: JobCreate) -> None:

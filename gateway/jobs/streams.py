@@ -1,6 +1,6 @@
 """Answers that are streams of events: how they are asked for, sent and documented."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any
 
 from fastapi import Header
@@ -27,6 +27,9 @@ def event_id(text: str | None) -> int | None:
     return int(text)
 
 
-def event_stream(events: AsyncIterator[ServerSentEvent]) -> EventSourceResponse:
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return EventSourceResponse(events, ping=HEARTBEAT_SECONDS, headers=headers)
+def event_stream(
+    events: AsyncIterator[ServerSentEvent], headers: Mapping[str, str] | None = None
+) -> EventSourceResponse:
+    """``headers`` go beside those that keep every stream out of caches and buffers."""
+    always = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return EventSourceResponse(events, ping=HEARTBEAT_SECONDS, headers={**(headers or {}), **always})

@@ -7,18 +7,17 @@ from typing import Annotated, Any, TypeVar, cast
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import ServerSentEvent
 
 from gateway.auth import AuthenticatedRoute, Generator, Principal, Reader
 from gateway.errors import ApiError, openai_error
 from gateway.jobs.answers import CACHE_HIT
 from gateway.jobs.service import Created
+from gateway.jobs.streams import event_stream
 from gateway.jobs.submission import Submission, Submitted
 from gateway.openai import forms, schemas
 from gateway.openai.models import Models
 from gateway.openai.service import OpenAIImages
-
-HEARTBEAT_SECONDS = 15
 
 router = APIRouter(route_class=AuthenticatedRoute, tags=["openai"])
 
@@ -161,8 +160,7 @@ async def _answered(
         headers |= CACHE_HIT
     if asked.stream:
         events = _events(service, caller, asked, created, submission, kind)
-        headers |= {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return EventSourceResponse(events, ping=HEARTBEAT_SECONDS, headers=headers)
+        return event_stream(events, headers)
     answer = await service.answer(caller, asked, created)
     return Response(answer.model_dump_json(exclude_none=True), media_type="application/json", headers=headers)
 

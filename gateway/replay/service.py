@@ -92,9 +92,9 @@ class Replays:
 
         PictureRefused, RecipeRefused; NotFound when nothing is known of a picture of the caller's.
         """
-        own = await self._rows.of_file(caller, hashlib.sha256(content).hexdigest())
+        own = await self._of_file(caller, content)
         if own is None:
-            proven = await self._proven(caller, content)
+            proven = await self._proven(content, own)
             return schemas.FileRecipe(checked=proven.checked, **_named(proven.recipe))
         recipe = await self.recipe(caller, own["id"])
         return schemas.FileRecipe(
@@ -105,7 +105,8 @@ class Replays:
         self, caller: Principal, content: bytes, submission: Submission
     ) -> Created | Replay:
         """A job that draws the picture of this file again; PictureRefused, RecipeRefused, BadRequest."""
-        return await self._replay(caller, await self._proven(caller, content), submission)
+        proven = await self._proven(content, await self._of_file(caller, content))
+        return await self._replay(caller, proven, submission)
 
     async def replay_image(
         self, caller: Principal, image_id: UUID, submission: Submission
@@ -114,7 +115,7 @@ class Replays:
         row = await self._drawn(caller, image_id)
         content = await self._images.content(row)
         try:
-            proven = await self._proven(caller, content)
+            proven = await self._proven(content, await self._of_file(caller, content))
         except RecipeRefused as refused:
             if refused.code not in ("recipe_missing", "recipe_unverifiable"):
                 raise
@@ -138,10 +139,13 @@ class Replays:
             recipe["pixels_sha256"] = noted.pixels_sha256 if noted.lossless else None
         return recipe
 
-    async def _proven(self, caller: Principal, content: bytes) -> Proven:
+    async def _of_file(self, caller: Principal, content: bytes) -> DictRow | None:
+        return await self._rows.of_file(caller, hashlib.sha256(content).hexdigest())
+
+    async def _proven(self, content: bytes, own: DictRow | None) -> Proven:
+        """``own``: the caller's picture with these bytes."""
         noted = await self._pictures.read(content, RECIPE_FIELD)
         recipe = verified(noted, self._secrets)
-        own = await self._rows.of_file(caller, hashlib.sha256(content).hexdigest())
         checked: Checked = "pixels" if noted.lossless else "file" if own else "recipe"
         return Proven(recipe, checked, _FORMATS[noted.format], own["visibility"] if own else "private")
 
