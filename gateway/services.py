@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gateway import tracing
-from gateway.auth import Authenticator, SupabaseAuth
+from gateway.auth import Authenticator
 from gateway.batches.repository import BatchRows
 from gateway.batches.service import Batches
 from gateway.characters.drawing import Drawing
@@ -86,6 +87,9 @@ from gateway.worker import Chore, Worker, new_name
 from styles import FRANCHISES, Franchise
 from styles.franchises import load as load_franchises
 
+if TYPE_CHECKING:
+    from gateway.auth.supabase import SupabaseAuth
+
 DELETIONS_SECONDS = 2.0
 UPLOADS_SECONDS = 600.0
 LORAS_SECONDS = 3600.0
@@ -103,7 +107,7 @@ class Services:
     buckets: Buckets
     gpu: GpuClient
     outside: Outside
-    supabase_auth: SupabaseAuth | None
+    supabase_auth: "SupabaseAuth | None"
     authenticator: Authenticator
     callbacks: Callbacks
     on_callback: Callable[[ClaimedJob | None], Awaitable[None]]
@@ -164,6 +168,14 @@ def chores(db: Database, buckets: Buckets, gpu: GpuClient, uploads: Uploads, fet
     ]
 
 
+def _supabase_auth(settings: Settings) -> "SupabaseAuth | None":
+    if not settings.supabase_url:
+        return None
+    from gateway.auth.supabase import SupabaseAuth  # noqa: PLC0415 - 12 MB that only a project needs
+
+    return SupabaseAuth(settings)
+
+
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Services]:
     """Every service, connected and at work; closed in the opposite order."""
@@ -172,7 +184,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         await stack.enter_async_context(tracing.running(settings))
         db = await stack.enter_async_context(Database(settings))
         buckets = await stack.enter_async_context(open_buckets(settings))
-        supabase_auth = SupabaseAuth(settings) if settings.supabase_url else None
+        supabase_auth = _supabase_auth(settings)
         if supabase_auth:
             await stack.enter_async_context(supabase_auth)
         gpu = await stack.enter_async_context(GpuClient(settings))

@@ -19,7 +19,7 @@ FILES = (
     *("test_faults.py", "test_crash_points.py", "test_character_faults.py", "test_panel_faults.py"),
     "test_fairness.py",
 )
-FULL_SCALE, KILLS = 25, 50
+FULL_SCALE, KILLS, OUTAGE_SECONDS = 25, 50, 600
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,15 @@ def main() -> None:
     parser.add_argument(
         "--kills", type=int, default=KILLS, help="deaths while characters are drawn, and panels"
     )
+    parser.add_argument(
+        "--outage", type=int, default=OUTAGE_SECONDS, help="so many seconds no webhook arrives"
+    )
     parser.add_argument("--only", default="", help="pytest's -k")
     options = parser.parse_args()
     outcomes = _run(options)
     print(f"\n{'scenario':<102} {'size':>10} {'result':>8} {'seconds':>8}")
     for outcome in outcomes:
-        size = _size(outcome.file, options)
+        size = _size(outcome, options)
         print(f"{outcome.scenario:<102} {size:>10} {outcome.result:>8} {outcome.seconds:>8.1f}")
     failed = sum(outcome.result == "failed" for outcome in outcomes)
     print(f"{len(outcomes)} scenarios, {failed} failed")
@@ -53,7 +56,7 @@ def main() -> None:
 def _run(options: argparse.Namespace) -> list[Outcome]:
     """Pytest shows how far it is and what goes wrong; its report says what came of each."""
     kills = dict.fromkeys(("CHARACTER_KILLS", "PANEL_KILLS"), str(options.kills))
-    sizes = {"FAULT_SCALE": str(options.scale), **kills}
+    sizes = {"FAULT_SCALE": str(options.scale), "OUTAGE_SECONDS": str(options.outage), **kills}
     with tempfile.TemporaryDirectory(prefix="tenkaigen-faults-") as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-k", options.only, f"--junitxml={report}"]
@@ -76,11 +79,13 @@ def outcome_of(case: ET.Element) -> Outcome:
     )
 
 
-def _size(file: str, options: argparse.Namespace) -> str:
-    """What the options make larger: jobs, or kills; the rest is as large in every run."""
+def _size(outcome: Outcome, options: argparse.Namespace) -> str:
+    """What the options make larger: jobs, kills, or an outage; the rest is as large in every run."""
+    if "outage" in outcome.scenario:
+        return f"{options.outage} s"
     kills = dict.fromkeys(("test_character_faults", "test_panel_faults"), f"{options.kills} kills")
     sizes = {"test_faults": f"{options.scale} x jobs", **kills}
-    return sizes.get(file, "whole")
+    return sizes.get(outcome.file, "whole")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """``/v1/session``: the login of a browser, and where the link of a mail leads."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -9,13 +9,16 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from gateway.auth import AuthenticatedRoute, Authenticator, Caller, Principal, SupabaseAuth
+from gateway.auth import AuthenticatedRoute, Authenticator, Caller, Principal
 from gateway.auth.origin import is_local, refuse_cross_site
 from gateway.auth.sessions import COOKIE, LIFETIME_SECONDS
-from gateway.auth.supabase import TokenPair
+from gateway.auth.tokens import TokenPair
 from gateway.config import Settings
 from gateway.errors import ApiError, BadRequest, Forbidden, Malformed, Unauthenticated
 from gateway.rates import Rates
+
+if TYPE_CHECKING:
+    from gateway.auth.supabase import SupabaseAuth
 
 CALLBACK = "/auth/callback"
 LINK_COOKIE = "tenkaigen_link"
@@ -224,7 +227,7 @@ def _authenticator(request: Request) -> Authenticator:
     return authenticator
 
 
-def _supabase(request: Request) -> SupabaseAuth:
+def _supabase(request: Request) -> "SupabaseAuth":
     supabase: SupabaseAuth | None = request.app.state.supabase_auth
     if supabase is None:
         raise BadRequest(

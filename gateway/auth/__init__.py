@@ -8,7 +8,6 @@ from gateway.auth.api_keys import key_sha256, new_key
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.principal import LOCAL_USER, SCOPES, Principal
 from gateway.auth.routing import Admin, AuthenticatedRoute, Caller, Generator, Reader
-from gateway.auth.supabase import SupabaseAuth
 
 __all__ = [
     "LOCAL_USER",
@@ -20,7 +19,6 @@ __all__ = [
     "Generator",
     "Principal",
     "Reader",
-    "SupabaseAuth",
     "key_sha256",
     "new_key",
 ]

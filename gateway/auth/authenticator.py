@@ -8,19 +8,19 @@ from gateway.auth.api_keys import KEY_PREFIX, ApiKeys
 from gateway.auth.origin import refuse_cross_site
 from gateway.auth.principal import Principal
 from gateway.auth.sessions import COOKIE, Sessions
-from gateway.auth.supabase import SupabaseAuth
 from gateway.auth.tokens import Tokens
 from gateway.config import Settings
 from gateway.errors import Unauthenticated
 
 if TYPE_CHECKING:
+    from gateway.auth.supabase import SupabaseAuth
     from gateway.db import Database
 
 
 class Authenticator:
     """Knows every kind of credential; ``supabase`` is None where there is no project."""
 
-    def __init__(self, db: "Database", settings: Settings, supabase: SupabaseAuth | None) -> None:
+    def __init__(self, db: "Database", settings: Settings, supabase: "SupabaseAuth | None") -> None:
         self._settings = settings
         self._tokens = Tokens(settings) if supabase else None
         self.api_keys = ApiKeys(db)

@@ -21,12 +21,12 @@ from cryptography.fernet import Fernet, InvalidToken
 from psycopg.rows import DictRow
 
 from gateway.auth.principal import LOCAL_USER, SCOPES, Principal
-from gateway.auth.supabase import SupabaseAuth, TokenPair
-from gateway.auth.tokens import Tokens, as_principal
+from gateway.auth.tokens import TokenPair, Tokens, as_principal
 from gateway.config import Settings
 from gateway.errors import ApiError, Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
+    from gateway.auth.supabase import SupabaseAuth
     from gateway.db import Database
 
 log = structlog.get_logger()
@@ -55,7 +55,7 @@ class Sessions:
     """``tokens`` and ``supabase`` are None where there is no Supabase project."""
 
     def __init__(
-        self, db: "Database", settings: Settings, tokens: Tokens | None, supabase: SupabaseAuth | None
+        self, db: "Database", settings: Settings, tokens: Tokens | None, supabase: "SupabaseAuth | None"
     ) -> None:
         self._db = db
         self._key = settings.url_signing_key.get_secret_value().encode()

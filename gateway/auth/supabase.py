@@ -12,7 +12,6 @@ Its answers, as the caller hears them:
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import httpx
 import structlog
@@ -22,6 +21,7 @@ from supabase_auth.constants import STORAGE_KEY
 from supabase_auth.errors import AuthApiError, AuthError
 from supabase_auth.types import AuthResponse
 
+from gateway.auth.tokens import TokenPair
 from gateway.config import Settings
 from gateway.errors import ApiError, BadRequest, Forbidden, TooManyRequests, Unauthenticated, Unavailable
 
@@ -49,15 +49,6 @@ REFUSALS: dict[str, tuple[type[ApiError], str, str]] = {
     "bad_code_verifier": SPENT,
 }
 """By Supabase's code: our error, its code and words."""
-
-
-@dataclass(frozen=True)
-class TokenPair:
-    """What Supabase gives for a sign-in; ``expires_at`` is in seconds since 1970."""
-
-    access: str
-    refresh: str
-    expires_at: int
 
 
 class SupabaseAuth:

@@ -10,6 +10,7 @@ import http.client
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -36,6 +37,15 @@ TRUSTED_SECONDS = 60
 FETCH_TIMEOUT_SECONDS = 5
 ALGORITHM_OF: dict[tuple[Any, Any], str] = {("EC", "P-256"): "ES256", ("RSA", None): "RS256"}
 """By key type and curve; a key set's other kinds are left alone, shared secrets above all."""
+
+
+@dataclass(frozen=True)
+class TokenPair:
+    """What Supabase gives for a sign-in; ``expires_at`` is in seconds since 1970."""
+
+    access: str
+    refresh: str
+    expires_at: int
 
 
 class Tokens:

@@ -1,5 +1,8 @@
 """Every statement about characters, written and named as SQL."""
 
+from gateway.storage.deletions import COPIES_ASKED_FOR
+from gateway.storage.keys import THUMBNAIL
+
 ANNOUNCE = """
 insert into private.outbox (job_id, user_id, kind, payload)
 values (%(job_id)s, %(user_id)s, %(kind)s, %(payload)s)
@@ -38,19 +41,20 @@ from public.characters where id = %(id)s and deleted_at is null
 on conflict (id) do nothing
 """
 
-# A picture's files, to be removed by the worker: with its row goes its thumbnail.
-_REMOVED = """
-gone as (
+
+def _removed(reason: str) -> str:
+    """A picture's files, to be removed by the worker: with its row goes its thumbnail."""
+    return f"""gone as (
   update public.generated_assets a set deleted_at = now()
   from removed where a.id = removed.asset_id and a.deleted_at is null
   returning a.id, a.bucket, a.key, a.sha256
 ),
 scheduled as (
   insert into private.deletions (bucket, key, reason)
-  select bucket, file, 'character' from gone, unnest(array[key, key || '.thumbnail.webp']) as file
+  select bucket, file, '{reason}' from gone, unnest(array[key, key || '{THUMBNAIL}']) as file
   on conflict (bucket, key) do nothing
-)
-"""
+)"""
+
 
 # Prompt and recipe stay: they are the history.
 REPLACE_PICTURES = f"""
@@ -60,7 +64,7 @@ with removed as (
     and not id = any(%(ids)s::uuid[])
   returning asset_id
 ),
-{_REMOVED.strip()}
+{_removed("character")}
 select count(*) from removed
 """
 # Drawn for a character that was deleted meanwhile.
@@ -70,7 +74,7 @@ with removed as (
   where not exists (select from public.character_images i where i.asset_id = drawn.asset_id)
     and exists (select from public.characters where id = %(id)s and deleted_at is not null)
 ),
-{_REMOVED.strip()}
+{_removed("character")}
 select count(*) from removed
 """
 
@@ -180,7 +184,7 @@ with removed as (
   where character_id = %(id)s and deleted_at is null
   returning asset_id
 ),
-{_REMOVED.strip()}
+{_removed("character")}
 select bucket, key from gone
 """
 
@@ -250,6 +254,6 @@ with removed as (
   where character_id = %(id)s and id = %(image_id)s and deleted_at is null
   returning asset_id
 ),
-{_REMOVED.strip()}
+{_removed(COPIES_ASKED_FOR)}
 select bucket, key, sha256 from gone
 """

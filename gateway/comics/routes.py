@@ -96,6 +96,7 @@ async def stream_comic_events(
         async for number, event, panel, job in watching.stream(caller, project_id, after):
             shown = await render.event(panel, job)
             yield ServerSentEvent(shown.model_dump_json(), event=event, id=str(number))
+            del panel, job, shown  # not kept while there is nothing to tell
 
     return event_stream(events())
 

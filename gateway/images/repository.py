@@ -10,6 +10,7 @@ from psycopg.rows import DictRow
 from gateway.auth import Principal
 from gateway.db import Database
 from gateway.storage import DESIGNS
+from gateway.storage.deletions import COPIES_ASKED_FOR
 from gateway.storage.keys import THUMBNAIL, owners
 
 RESTORE_DAYS = 7
@@ -90,10 +91,14 @@ where bucket = %(bucket)s and deleted_at is null and created_at < %(before)s and
 order by key limit %(limit)s
 """
 
-RECORD_GONE = """
-update public.generated_assets set purged_at = now()
-where bucket = %(bucket)s and key = any(%(keys)s) and deleted_at is not null and purged_at is null
-returning sha256
+RECORD_GONE = f"""
+with gone as (
+  update public.generated_assets set purged_at = now()
+  where bucket = %(bucket)s and key = any(%(keys)s) and deleted_at is not null and purged_at is null
+  returning bucket, key, sha256
+)
+select sha256 from gone where not exists (select from private.deletions d
+  where d.bucket = gone.bucket and d.key = gone.key and d.reason = '{COPIES_ASKED_FOR}')
 """
 
 

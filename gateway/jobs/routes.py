@@ -230,5 +230,6 @@ def _event_stream(
         async for number, event, row in service.stream(caller, job_id, after):
             shown = await render.event(row)
             yield ServerSentEvent(shown.model_dump_json(), event=event, id=str(number))
+            del row, shown  # not kept while there is nothing to tell
 
     return event_stream(events())

@@ -262,6 +262,7 @@ class JobService:
                 yield since, _event_of(row), row
                 if row["status"] in TERMINAL:
                     return
+                del row  # a stream waits far longer than it tells, and a row is 4 kB
             async for event in events:
                 row = await self.get(caller, event.job_id)
                 yield event.id, event.event, _as_of(event, row)
@@ -271,6 +272,7 @@ class JobService:
                         yield look["event_id"], "preview", {**_as_of(event, row), "preview": look}
                 if job_id is not None and event.status in TERMINAL:
                     return
+                del row
 
     async def _reserved(self, caller: Principal, submission: Submission | None, sha256: str) -> UUID:
         """The id of the job to make: a new one, or that of an earlier try without a key."""

@@ -8,7 +8,6 @@ import httpx
 from gateway.config import Settings
 from gateway.storage import LIMIT_BYTES, Buckets
 from gateway.storage.local import LocalBucket
-from gateway.storage.supabase import TIMEOUT, SupabaseBucket
 
 
 @asynccontextmanager
@@ -18,6 +17,8 @@ async def open_buckets(settings: Settings) -> AsyncIterator[Buckets]:
     if not (url and secret):
         yield {name: _local(settings, name) for name in LIMIT_BYTES}
         return
+    from gateway.storage.supabase import TIMEOUT, SupabaseBucket  # noqa: PLC0415 - as in gateway.services
+
     async with httpx.AsyncClient(timeout=TIMEOUT) as http:
         yield {name: SupabaseBucket(http, url, secret, name=name) for name in LIMIT_BYTES}
 

@@ -17,6 +17,8 @@ from gateway.storage import Bucket, Buckets, StorageError
 log = structlog.get_logger()
 
 BATCH = 500
+COPIES_ASKED_FOR = "copies asked for"
+"""The reason of a row whose writer has the copies dropped, and says what came of it: nobody asks again."""
 
 # A claim is a lease and the pause before the next try in one: a minute, doubled up to a day.
 CLAIM = """
@@ -56,7 +58,7 @@ class Keeper(Protocol):
         """What rows made ``before`` show, in pages: id of the row by key."""
 
     async def record_gone(self, bucket: str, keys: list[str]) -> list[str]:
-        """These objects have been removed; the hashes of what they held.  May be told twice."""
+        """These objects have been removed; the hashes of what others may have copied.  May be told twice."""
 
 
 class Deletions:

@@ -8,6 +8,7 @@ import asyncio
 import os
 import random
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -31,6 +32,11 @@ from tests.support.faults import (
     restart,
 )
 from tests.support.stack import Stack, WebhookGate, serve, stack
+
+OUTAGE_SECONDS = float(os.environ.get("OUTAGE_SECONDS", "5"))
+"""How long all webhooks are lost; ``make faults`` takes ten minutes."""
+RECOVERY_SECONDS = 10
+"""What any fault may cost a job."""
 
 
 async def create_many(product: Stack, count: int) -> list[str]:
@@ -149,6 +155,28 @@ async def test_every_job_completes_when_all_webhooks_are_lost(admin_url: str, fo
         assert_invariants(product, jobs)
         assert gate.seen >= 20
         assert product.rows("select * from private.webhook_inbox") == []
+
+
+async def test_an_outage_of_all_webhooks_makes_no_job_late_and_ends_without_a_trace(
+    admin_url: str, folder: Path
+) -> None:
+    async with gated(admin_url, folder) as (product, gate):
+        gate.drop_all()
+        jobs, until = [], time.monotonic() + OUTAGE_SECONDS
+        while time.monotonic() < until:
+            jobs += await create_many(product, 1)
+            await asyncio.sleep(0.5)
+        await all_ended(product, jobs)
+        slowest = "select extract(epoch from max(finished_at - created_at)) as seconds"
+        (late,) = product.rows(f"{slowest} from public.generation_jobs where id = any(%s::uuid[])", jobs)
+        assert late["seconds"] < RECOVERY_SECONDS
+        assert product.rows("select * from private.webhook_inbox") == []
+        gate.copies = lambda event: 1
+        told = await create_many(product, 5)
+        await all_ended(product, told)
+        assert_invariants(product, jobs + told)
+        inbox = product.rows("select distinct job_id::text from private.webhook_inbox")
+        assert {row["job_id"] for row in inbox} == set(told)
 
 
 async def test_doubled_and_lost_webhooks_move_each_job_once(admin_url: str, folder: Path) -> None:
