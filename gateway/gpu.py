@@ -9,13 +9,17 @@ GpuError
 """
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import aiohttp
 import httpx
 import structlog
 from pydantic import ValidationError
@@ -31,7 +35,9 @@ M = TypeVar("M", bound=contract.Message)
 
 _IDS = re.compile(r"(/calls/|/images/)[^/]+")
 
-TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+TIMEOUT = aiohttp.ClientTimeout(connect=30.0, sock_connect=5.0, sock_read=30.0)
+CONNECTIONS = 32
+ANSWER_LIMIT_BYTES = 4 * 2**20
 PICTURE_LIMIT_BYTES = 64 * 2**20
 MODELS_REMEMBERED_SECONDS = 30.0
 
@@ -67,29 +73,24 @@ class CallUnknown(GpuError):
 class GpuClient:
     """One HTTP connection pool to the service. ``async with GpuClient(settings) as gpu: ...``"""
 
-    def __init__(self, settings: Settings, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        self._http = httpx.AsyncClient(
-            base_url=settings.modal_generate_endpoint,
-            headers=_credentials(settings),
-            timeout=TIMEOUT,
-            follow_redirects=False,
-            limits=httpx.Limits(max_connections=32, max_keepalive_connections=8, keepalive_expiry=30),
-            transport=transport,
-        )
+    def __init__(self, settings: Settings) -> None:
+        self._endpoint = settings.modal_generate_endpoint.rstrip("/")
+        self._credentials = _credentials(settings)
         self._served: contract.ServedModels | None = None
         self._ask_again_at = 0.0
         self._asking = asyncio.Lock()
 
     async def __aenter__(self) -> "GpuClient":
+        self._http = _session(self._endpoint, self._credentials)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._http.aclose()
+        await self._http.close()
 
     async def submit(self, key: str, task: str, request: dict[str, Any]) -> str:
         """Ask for a run and return its call id; the same key always answers the same call."""
         body = {"schema": contract.SCHEMA, "key": key, "task": task, "request": request}
-        answer = await self._send("POST", "/calls", json=body)
+        answer = await self._send("POST", "/calls", body=body)
         return _parsed(contract.CallAccepted, answer).call_id
 
     async def call(self, call_id: str) -> contract.Call:
@@ -100,7 +101,7 @@ class GpuClient:
 
     async def forget(self, sha256: str) -> None:
         """Have the service drop its copy of a file that it was given to draw from."""
-        await self._send("DELETE", f"/files/{sha256}", timeout=5.0)
+        await self._send("DELETE", f"/files/{sha256}", seconds=5.0)
 
     async def forget_all(self, hashes: Sequence[str]) -> None:
         """The same for many, while it answers; what it keeps of the rest gives way to newer files."""
@@ -113,23 +114,7 @@ class GpuClient:
 
     async def picture(self, call_id: str, n: int) -> bytes:
         """The bytes of the n-th picture, at most ``PICTURE_LIMIT_BYTES``."""
-        path, content = f"/calls/{call_id}/images/{n}", bytearray()
-        try:
-            with _watched("GET", path) as watch:
-                async with self._http.stream("GET", path, headers=tracing.headers()) as answer:
-                    watch.status = answer.status_code
-                    if answer.status_code != 200:
-                        await answer.aread()
-                        _raise_for(answer)
-                    async for part in answer.aiter_bytes():
-                        content += part
-                        if len(content) > PICTURE_LIMIT_BYTES:
-                            raise GpuRefused(
-                                "picture_too_large", f"A picture exceeds {PICTURE_LIMIT_BYTES} bytes."
-                            )
-        except httpx.HTTPError as error:
-            raise GpuUnreachable(str(error) or type(error).__name__) from error
-        return bytes(content)
+        return await self._send("GET", f"/calls/{call_id}/images/{n}", limit_bytes=PICTURE_LIMIT_BYTES)
 
     async def served(self) -> contract.ServedModels | None:
         """What the service draws with, remembered for a while; None when it has never answered."""
@@ -144,7 +129,7 @@ class GpuClient:
 
     async def ask_models(self, seconds: float = 30.0) -> contract.ServedModels:
         """What the service draws with, asked now; GpuError when it does not tell."""
-        return _parsed(contract.ServedModels, await self._send("GET", "/models", timeout=seconds))
+        return _parsed(contract.ServedModels, await self._send("GET", "/models", seconds=seconds))
 
     @property
     def known(self) -> contract.ServedModels | None:
@@ -153,18 +138,40 @@ class GpuClient:
 
     async def healthy(self) -> None:
         """Returns when the service answers; GpuError otherwise."""
-        await self._send("GET", "/healthz", timeout=2.0)
+        await self._send("GET", "/healthz", seconds=2.0)
 
-    async def _send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        seconds: float | None = None,
+        limit_bytes: int = ANSWER_LIMIT_BYTES,
+    ) -> bytes:
+        """The body of a successful answer; ``seconds`` for all of it."""
+        timeout = aiohttp.ClientTimeout(total=seconds) if seconds else TIMEOUT
         with _watched(method, path) as watch:
             try:
-                answer = await self._http.request(method, path, headers=tracing.headers(), **kwargs)
-            except httpx.HTTPError as error:
-                raise GpuUnreachable(str(error) or type(error).__name__) from error
-            watch.status = answer.status_code
-        if answer.is_success:
-            return answer
-        return _raise_for(answer)
+                async with self._http.request(
+                    method,
+                    self._endpoint + path,
+                    json=body,
+                    headers=tracing.headers(),
+                    timeout=timeout,
+                    allow_redirects=False,
+                ) as answer:
+                    watch.status = answer.status
+                    content = bytearray()
+                    async for part in answer.content.iter_any():
+                        content += part
+                        if len(content) > limit_bytes:
+                            raise GpuRefused("answer_too_large", f"An answer exceeds {limit_bytes} bytes.")
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise GpuUnreachable(f"no answer ({type(error).__name__})") from error
+        if not 200 <= answer.status < 300:
+            raise _error_of(answer, bytes(content))
+        return bytes(content)
 
 
 @dataclass
@@ -184,6 +191,23 @@ def _watched(method: str, path: str) -> Iterator[_Watch]:
         GPU_REQUESTS.labels(method, route, watch.status).observe(time.perf_counter() - started)
 
 
+def _session(endpoint: str, headers: dict[str, str]) -> aiohttp.ClientSession:
+    """Trusts whom httpx trusts elsewhere, and goes through the proxy that the environment names.
+
+    Both are found once: aiohttp's ``trust_env`` would look them up at every request.
+    """
+    parts = urlsplit(endpoint)
+    trust = httpx.create_ssl_context() if parts.scheme == "https" else True
+    direct = not parts.hostname or proxy_bypass(parts.hostname)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=trust),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers=headers,
+        timeout=TIMEOUT,
+        proxy=None if direct else getproxies().get(parts.scheme),
+    )
+
+
 def _credentials(settings: Settings) -> dict[str, str]:
     """Modal's proxy checks its own two headers; the local service a shared token."""
     headers = {
@@ -194,25 +218,23 @@ def _credentials(settings: Settings) -> dict[str, str]:
     return {name: value for name, value in headers.items() if value.removeprefix("Bearer ")}
 
 
-def _raise_for(answer: httpx.Response) -> httpx.Response:
-    """The error that an unsuccessful answer means."""
+def _error_of(answer: aiohttp.ClientResponse, content: bytes) -> GpuError:
+    """What an unsuccessful answer means."""
     try:
-        facts = answer.json()
+        facts = json.loads(content)
     except ValueError:
         facts = {}
     facts = facts if isinstance(facts, dict) else {}
-    code, message = (
-        str(facts.get("code", f"http_{answer.status_code}")),
-        str(facts.get("detail", answer.text[:200])),
-    )
-    if answer.status_code == 404:
-        raise CallUnknown(message)
-    if answer.status_code == 503:
-        raise GpuBusy(_seconds(answer.headers.get("Retry-After")))
-    if answer.status_code in (400, 413, 422):
-        raise GpuRefused(code, message)
-    error = GpuUnauthenticated if answer.status_code in (401, 403) else GpuUnreachable
-    raise error(f"{answer.status_code} {code}: {message}")
+    code = str(facts.get("code", f"http_{answer.status}"))
+    message = str(facts.get("detail", content[:200].decode(errors="replace")))
+    if answer.status == 404:
+        return CallUnknown(message)
+    if answer.status == 503:
+        return GpuBusy(_seconds(answer.headers.get("Retry-After")))
+    if answer.status in (400, 413, 422):
+        return GpuRefused(code, message)
+    error = GpuUnauthenticated if answer.status in (401, 403) else GpuUnreachable
+    return error(f"{answer.status} {code}: {message}")
 
 
 def _seconds(retry_after: str | None) -> float:
@@ -222,8 +244,8 @@ def _seconds(retry_after: str | None) -> float:
         return 1.0
 
 
-def _parsed(kind: type[M], answer: httpx.Response) -> M:
+def _parsed(kind: type[M], answer: bytes) -> M:
     try:
-        return kind.model_validate_json(answer.content)
+        return kind.model_validate_json(answer)
     except ValidationError as error:
         raise GpuUnreachable(f"not an answer of the GPU service: {error.error_count()} errors") from error

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 from uuid import UUID, uuid5
 
+import aiohttp
 import httpx
 from standardwebhooks.webhooks import Webhook
 
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 TRIES = 5
 FIRST_DELAY_SECONDS = 2.0
 """Doubled after every try: 2 + 4 + 8 + 16 = 30 s, give or take the jitter."""
-TIMEOUT = httpx.Timeout(5.0, pool=None)
+TIMEOUT = aiohttp.ClientTimeout(sock_connect=5.0, sock_read=5.0)
 CONNECTIONS = 16
 
 _EVENTS = UUID("6f1d3a54-7c1b-5f0e-9a6b-0d0c9e7a4b11")
@@ -37,15 +38,17 @@ class Callback:
         self._url = _checked(url)
         self._webhook = webhook(secret)
         self._first_delay_seconds = first_delay_seconds
-        self._http = httpx.AsyncClient(
-            timeout=TIMEOUT, follow_redirects=False, limits=httpx.Limits(max_connections=CONNECTIONS)
-        )
 
     async def __aenter__(self) -> "Callback":
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=httpx.create_ssl_context()),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=TIMEOUT,
+        )
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._http.aclose()
+        await self._http.close()
 
     async def mention(self, event: CallEvent) -> None:
         """One try, for news that the next event makes old."""
@@ -67,13 +70,16 @@ class Callback:
         body = body_of(event)
         headers = signed_headers(self._webhook, event, body, datetime.now(UTC))
         try:
-            answer = await self._http.post(self._url, content=body, headers=headers)
-        except httpx.HTTPError as error:
+            async with self._http.post(
+                self._url, data=body, headers=headers, allow_redirects=False
+            ) as answer:
+                status = answer.status
+        except (aiohttp.ClientError, TimeoutError) as error:
             log.info("gateway not reached: %s", type(error).__name__)
             return None
-        if not answer.is_success:
-            log.warning("gateway answered %d to %s", answer.status_code, event.type)
-        return answer.status_code
+        if not 200 <= status < 300:
+            log.warning("gateway answered %d to %s", status, event.type)
+        return status
 
 
 def _checked(url: str) -> str:

@@ -192,16 +192,23 @@ WEBHOOK_ROUNDS, WEBHOOK_PAUSE_SECONDS = 3, 60.0
 the event is kept as a dead letter, and the gateway finds the call by asking."""
 
 CPU_PACKAGES: Mapping[str, str] = {
+    "aiohappyeyeballs": "2.7.1",
+    "aiohttp": "3.14.5",
+    "aiosignal": "1.4.0",
     "annotated-doc": "0.0.7",
     "annotated-types": "0.8.0",
     "anyio": "4.16.0",
+    "attrs": "26.1.0",
     "certifi": "2026.10.18",
     "fastapi": "0.165.0",
+    "frozenlist": "1.8.0",
     "h11": "0.16.0",
     "httpcore": "1.0.9",
     "httpx": "0.28.1",
     "idna": "3.20",
+    "multidict": "7.2.1",
     "opentelemetry-api": "1.45.2",
+    "propcache": "0.5.4",
     "pydantic": "2.14.3",
     "pydantic-core": "2.50.4",
     "sniffio": "1.3.1",
@@ -209,6 +216,7 @@ CPU_PACKAGES: Mapping[str, str] = {
     "starlette": "1.10.0",
     "typing-extensions": "4.16.0",
     "typing-inspection": "0.4.5",
+    "yarl": "1.25.1",
 }
 """The front door and the conductor, with all that their packages require."""
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import aiohttp
 import psycopg
 
 from gateway.embedded import EmbeddedPostgres, add_key
@@ -31,7 +31,7 @@ ROWS = ((1, 0.0), (20, 0.0), (20, 0.02), (200, 0.0), (1000, 0.0))
 """(jobs in flight, seconds of GPU a picture)"""
 WATCH_SECONDS, WATCHED_PER_SECOND = 0.01, 5000
 """Pause between two looks at the rows, longer where many are watched: looking takes of the cores, too."""
-CONNECTIONS = httpx.Limits(max_connections=64, keepalive_expiry=2)
+CONNECTIONS, IDLE_SECONDS = 64, 2
 """Uvicorn closes a connection that is idle for 5 s, and must not do so under a request."""
 ENDED = """
 select j.id::text,
@@ -88,13 +88,15 @@ async def _load(
     headers = {"Authorization": f"Bearer {key}"}
     watcher = Watcher(await psycopg.AsyncConnection.connect(admin, autocommit=True))
     async with (
-        httpx.AsyncClient(base_url=url, headers=headers, limits=CONNECTIONS, timeout=120) as http,
+        aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=IDLE_SECONDS) as connector,
+        aiohttp.ClientSession(url, headers=headers, connector=connector) as http,
         watcher,
     ):
 
         async def client() -> None:
             for n in left:
-                job = (await http.post("/v1/jobs", json={**BODY, "seed": n})).json()
+                async with http.post("/v1/jobs", json={**BODY, "seed": n}) as answer:
+                    job = await answer.json()
                 await watcher.ended(job["id"])
 
         started = time.perf_counter()

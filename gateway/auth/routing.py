@@ -88,7 +88,8 @@ Caller = Annotated[Principal, Depends(_caller)]
 
 
 def _with_scope(scope: str) -> Callable[..., Awaitable[Principal]]:
-    async def check(principal: Caller) -> Principal:
+    async def check(request: Request) -> Principal:
+        principal = await _caller(request)  # no dependency of this one: each is solved for every request
         if scope not in principal.scopes:
             raise Forbidden(f"This credential lacks the scope `{scope}`.")
         return principal

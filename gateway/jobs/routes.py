@@ -210,7 +210,8 @@ async def _small_body(request: Request) -> bytes:
 
 
 def _cached(request: Request, row: DictRow) -> Response | None:
-    if request.headers.get("if-none-match") != etag(row):
+    known = request.headers.get("if-none-match")
+    if known is None or known != etag(row):
         return None
     return Response(status_code=304, headers={"ETag": etag(row), "Cache-Control": "private, no-cache"})
 
