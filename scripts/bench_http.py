@@ -1,7 +1,8 @@
 """What one gateway serves over HTTP: ``make bench``; ``--only polls`` runs one section by itself.
 
 polls    status polls with an API key, beside bare FastAPI and psycopg reading the same row; by turns
-pictures jobs from request to picture (``Prefer: wait``) beside LitServe with the same engine; by turns
+pictures jobs from request to picture (``Prefer: wait``) by turns with LitServe and BentoML's tasks, which
+         have the same engine
 creates  jobs made, by several users; the gateway's worker is off, so nothing is drawn
 streams  event streams that are open at once, one job each: memory, and from an event's commit to its receipt
 
@@ -21,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count, cycle
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
@@ -28,13 +30,15 @@ import uvloop
 
 from gateway.embedded import EmbeddedPostgres, add_key
 from scripts import bench_streams
-from scripts.load_client import Load, MakeRequest, load, request
+from scripts.load_client import Exchange, Load, MakeExchange, load, request, single
 from scripts.process_figures import cpu_seconds, family, machine
 from tests.support.stack import Process, free_port, gateway_process, gpu_process
 
 BODY = {"prompt": "a phoenix rising", "model": "instant", "size": "256x256"}
 CONNECTIONS = 32
 USERS = 20
+ASK_AGAIN_SECONDS = 0.01
+"""Between two looks at a task: the shorter, the sooner its end is known and the more is asked."""
 POLLS_GOAL, SHARE_GOAL, CREATES_GOAL = 1500, 0.8, 500
 
 
@@ -90,28 +94,47 @@ def polls(options: argparse.Namespace) -> None:
 
 
 def pictures(options: argparse.Namespace) -> None:
-    """From request to picture, beside LitServe, which keeps nothing."""
-    if not (PEERS / "litserve").is_dir():
-        print(f"\nno LitServe in {PEERS}, so nothing is measured beside it: make bench fetches it")
+    """From request to picture, beside LitServe, which keeps nothing, and BentoML, which keeps tasks."""
+    if not (PEERS / "bentoml").is_dir():
+        print(
+            f"\nno servers of others in {PEERS}, so nothing is measured beside them: make bench fetches them"
+        )
         return
-    with product() as ours, litserve_app(ours) as peer:
+    with product() as ours, peer(ours, "litserve") as litserve, peer(ours, "bento") as bento:
         numbers, keys = count(), cycle(ours.keys)
         plain = {"prompt": BODY["prompt"], "width": 256, "height": 256, "num_inference_steps": 4}
 
-        def job() -> bytes:
+        def job() -> Exchange:
             headers = {**_bearer(next(keys)), "prefer": "wait=60"}
             body = json.dumps({**BODY, "seed": next(numbers)}).encode()
-            return request("POST", f"{ours.gateway.url}/v1/jobs", headers, body)
+            return single(request("POST", f"{ours.gateway.url}/v1/jobs", headers, body))
 
-        def call() -> bytes:
-            body = {**plain, "model": "instant", "seed": next(numbers)}
-            return request("POST", f"{peer.url}/predict", {}, json.dumps(body).encode())
+        def wanted() -> dict[str, Any]:
+            return {**plain, "model": "instant", "seed": next(numbers)}
 
-        asked = {"gateway": (ours.gateway, job), "LitServe": (peer, call)}
+        def call() -> Exchange:
+            return single(request("POST", f"{litserve.url}/predict", {}, json.dumps(wanted()).encode()))
+
+        def task() -> Exchange:
+            body = json.dumps({"request": wanted()}).encode()
+            place = json.loads((yield request("POST", f"{bento.url}/draw/submit", {}, body)))["task_id"]
+            status = "in_progress"
+            while status == "in_progress":
+                yield ASK_AGAIN_SECONDS
+                answer = yield request("GET", f"{bento.url}/draw/status?task_id={place}", {})
+                status = json.loads(answer)["status"]
+            yield request("GET", f"{bento.url}/draw/get?task_id={place}", {})
+
+        asked: dict[str, tuple[Process, MakeExchange]] = {
+            "gateway": (ours.gateway, job),
+            "LitServe": (litserve, call),
+            "BentoML's tasks": (bento, task),
+        }
         taken = by_turns(asked, options.turns, options.seconds)
     print(f"\npictures, {CONNECTIONS} connections, medians of {options.turns} turns")
     rates = table(taken)
-    print(f"gateway / LitServe: {rates['gateway'] / rates['LitServe']:.2f}")
+    for name in list(asked)[1:]:
+        print(f"gateway / {name}: {rates['gateway'] / rates[name]:.2f}")
 
 
 def creates(options: argparse.Namespace) -> None:
@@ -119,9 +142,9 @@ def creates(options: argparse.Namespace) -> None:
     with product(WORKER="false") as ours:
         numbers, keys = count(), cycle(ours.keys)
 
-        def make() -> bytes:
+        def make() -> Exchange:
             body = json.dumps({**BODY, "seed": next(numbers)}).encode()
-            return request("POST", f"{ours.gateway.url}/v1/jobs", _bearer(next(keys)), body)
+            return single(request("POST", f"{ours.gateway.url}/v1/jobs", _bearer(next(keys)), body))
 
         taken = by_turns({"gateway": (ours.gateway, make)}, options.turns, options.seconds)
         made = _count_jobs(ours)
@@ -149,7 +172,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
 
 
 def by_turns(
-    asked: dict[str, tuple[Process, MakeRequest]], turns: int, seconds: float
+    asked: dict[str, tuple[Process, MakeExchange]], turns: int, seconds: float
 ) -> dict[str, list[Measured]]:
     """Loads of each server, which take turns, so that a busy moment meets them all; the first warm up."""
     taken: dict[str, list[Measured]] = {name: [] for name in asked}
@@ -209,23 +232,29 @@ def bare_app(ours: Product) -> Iterator[Process]:
 
 
 @contextmanager
-def litserve_app(ours: Product) -> Iterator[Process]:
+def peer(ours: Product, name: str) -> Iterator[Process]:
+    """A server of others, started by ``scripts/<name>_app.py``."""
     port = free_port()
-    settings = {"PORT": str(port), "PYTHONPATH": str(PEERS)}
-    peer = Process(
-        "scripts.litserve_app", settings, ours.folder / "litserve.log", f"http://127.0.0.1:{port}/healthz"
+    settings = {
+        "PORT": str(port),
+        "PYTHONPATH": str(PEERS),
+        "BENTOML_HOME": str(ours.folder / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
+    server = Process(
+        f"scripts.{name}_app", settings, ours.folder / f"{name}.log", f"http://127.0.0.1:{port}/healthz"
     )
     try:
-        peer.start()
-        yield peer
+        server.start()
+        yield server
     finally:
-        assert peer.process is not None
-        for pid in family(peer.process.pid):  # its API server and worker outlive it
+        assert server.process is not None
+        for pid in family(server.process.pid):  # workers outlive it
             os.kill(pid, signal.SIGKILL)
-        peer.process.wait()
+        server.process.wait()
 
 
-def _measure(server: Process, make: MakeRequest, seconds: float) -> Measured:
+def _measure(server: Process, make: MakeExchange, seconds: float) -> Measured:
     assert server.process is not None
     before = cpu_seconds(server.process.pid)
     taken = uvloop.run(load(server.url, make, CONNECTIONS, seconds))
@@ -243,9 +272,9 @@ def _draw_one(ours: Product) -> str:
     return str(job["id"])
 
 
-def _poll(url: str, key: str) -> MakeRequest:
+def _poll(url: str, key: str) -> MakeExchange:
     wire = request("GET", url, _bearer(key))
-    return lambda: wire
+    return lambda: single(wire)
 
 
 def _bearer(key: str) -> dict[str, str]:

@@ -7,12 +7,14 @@ import asyncio
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
 
-MakeRequest = Callable[[], bytes]
+Exchange = Generator[bytes | float, bytes, None]
+"""One thing that is asked for: requests, each sent the body of its answer, and pauses in seconds."""
+MakeExchange = Callable[[], Exchange]
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Load:
 
     per_second: float
     seconds: list[float]
-    """Of each request, from sent to answered."""
+    """Of each exchange, from its first request to its last answer."""
     statuses: Counter[int]
 
     @property
@@ -36,15 +38,21 @@ class Load:
 def request(method: str, url: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:
     """A request as it goes over the wire."""
     parts = urlsplit(url)
-    lines = [f"{method} {parts.path} HTTP/1.1", f"host: {parts.netloc}"]
+    path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    lines = [f"{method} {path} HTTP/1.1", f"host: {parts.netloc}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     if body:
         lines += ["content-type: application/json", f"content-length: {len(body)}"]
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
 
-async def load(url: str, make: MakeRequest, connections: int, seconds: float) -> Load:
-    """Requests one after another on each of ``connections``, until the seconds are over."""
+def single(wire: bytes) -> Exchange:
+    """A request whose answer is all that was asked for."""
+    yield wire
+
+
+async def load(url: str, make: MakeExchange, connections: int, seconds: float) -> Load:
+    """Exchanges one after another on each of ``connections``, until the seconds are over."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     loop = asyncio.get_running_loop()
@@ -61,7 +69,7 @@ async def load(url: str, make: MakeRequest, connections: int, seconds: float) ->
 
 
 class _Client(asyncio.Protocol):
-    def __init__(self, make: MakeRequest, until: float) -> None:
+    def __init__(self, make: MakeExchange, until: float) -> None:
         self._make = make
         self._until = until
         self._read = bytearray()
@@ -71,29 +79,42 @@ class _Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._send()
+        self._begin()
 
     def data_received(self, data: bytes) -> None:
         self._read += data
         end = self._read.find(b"\r\n\r\n")
         if end < 0 or len(self._read) < end + 4 + _length(bytes(self._read[:end])):
             return
-        self.seconds.append(time.perf_counter() - self._sent)
         self.statuses[int(self._read[9:12])] += 1
+        body = bytes(self._read[end + 4 :])
         self._read.clear()
-        self._send()
+        self._go_on(body)
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.done.done():
             self.done.set_exception(error or ConnectionError("the server has closed the connection"))
 
-    def _send(self) -> None:
-        self._sent = time.perf_counter()
-        if self._sent > self._until:
+    def _begin(self) -> None:
+        self._begun = time.perf_counter()
+        if self._begun > self._until:
             self.done.set_result(None)
             self._transport.close()
             return
-        self._transport.write(self._make())
+        self._exchange = self._make()
+        self._go_on(None)
+
+    def _go_on(self, answer: bytes | None) -> None:
+        try:
+            following = next(self._exchange) if answer is None else self._exchange.send(answer)
+        except StopIteration:
+            self.seconds.append(time.perf_counter() - self._begun)
+            self._begin()
+            return
+        if isinstance(following, float):
+            asyncio.get_running_loop().call_later(following, self._go_on, None)
+        else:
+            self._transport.write(following)
 
 
 def _length(head: bytes) -> int:
