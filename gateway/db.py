@@ -82,6 +82,11 @@ class Database:
             await cursor.set_result(-1)
             return await cursor.fetchall()
 
+    async def read_one(self, principal: Principal, sql: str, parameters: dict[str, Any]) -> DictRow | None:
+        """The first row of ``read``, or None."""
+        rows = await self.read(principal, sql, parameters)
+        return rows[0] if rows else None
+
     @asynccontextmanager
     async def as_service(self) -> AsyncIterator[Connection]:
         """A connection in autocommit: every statement is a transaction of its own.

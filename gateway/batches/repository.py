@@ -41,8 +41,7 @@ class BatchRows:
         self._db = db
 
     async def get(self, caller: Principal, batch_id: UUID) -> DictRow | None:
-        rows = await self._db.read(caller, GET, {"id": batch_id})
-        return rows[0] if rows else None
+        return await self._db.read_one(caller, GET, {"id": batch_id})
 
     async def page(self, caller: Principal, after: UUID | None, limit: int) -> list[DictRow]:
         """Newest first."""

@@ -109,8 +109,7 @@ class ImageRows:
         self._db = db
 
     async def get(self, caller: Principal, image_id: UUID) -> DictRow | None:
-        rows = await self._db.read(caller, GET, {"id": image_id})
-        return rows[0] if rows else None
+        return await self._db.read_one(caller, GET, {"id": image_id})
 
     async def get_public(self, image_id: UUID) -> DictRow | None:
         return await self._db.one(GET_PUBLIC, {"id": image_id})

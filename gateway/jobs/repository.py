@@ -79,8 +79,7 @@ class Jobs:
         )
 
     async def get(self, principal: Principal, job_id: UUID) -> DictRow | None:
-        rows = await self._db.read(principal, sql.GET, {"id": job_id})
-        return rows[0] if rows else None
+        return await self._db.read_one(principal, sql.GET, {"id": job_id})
 
     async def page(self, principal: Principal, filters: dict[str, Any]) -> list[DictRow]:
         """At most ``filters['limit']`` rows, newest first."""
