@@ -68,7 +68,7 @@ class Settings(BaseSettings):
 
     jobs_in_flight: int = 64
     jobs_in_flight_per_user: int = 32
-    lease_seconds: float = 15.0
+    lease_seconds: float = 7.0
     webhook_patience_seconds: float = 5.0
     worker_interval_seconds: float = 0.5
     worker: bool = True

@@ -8,6 +8,7 @@ import asyncio
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.config import Settings
 from gateway.embedded import EmbeddedPostgres
 from tests.support import triptych
 from tests.support.faults import (
@@ -31,7 +33,7 @@ from tests.support.faults import (
     no_open_calls,
     restart,
 )
-from tests.support.stack import Stack, WebhookGate, serve, stack
+from tests.support.stack import Stack, User, WebhookGate, serve, stack
 
 OUTAGE_SECONDS = float(os.environ.get("OUTAGE_SECONDS", "5"))
 """How long all webhooks are lost; ``make faults`` takes ten minutes."""
@@ -107,6 +109,38 @@ async def test_a_second_gateway_takes_over_from_one_that_dies_for_good(admin_url
         product.gateway.kill()
         await all_ended(product, jobs)
         assert_invariants(product, jobs)
+
+
+async def test_what_a_dead_gateway_had_begun_goes_on_elsewhere_when_its_leases_end(
+    admin_url: str, folder: Path
+) -> None:
+    default = Settings.model_fields
+    settings = {
+        name.upper(): str(default[name].default) for name in ("lease_seconds", "webhook_patience_seconds")
+    }
+    async with killable(admin_url, folder, **settings) as product, another(product, **settings) as dying:
+        there = User(dying.url, admin_url, "there@example.com", ["generate", "read"])
+        jobs, begun = [], 0
+        while not begun:
+            dying.send(signal.SIGCONT)
+            made = (there.create(size="64x64", prompt=str(n)) for n in range(10))
+            jobs += [job["id"] for job in await asyncio.gather(*made)]
+            dying.send(signal.SIGSTOP)
+            (left,) = product.rows(
+                """select now() as died, count(*) filter (where leased_by is not null) as begun
+                   from public.generation_jobs where id = any(%s::uuid[]) and wake_at is not null""",
+                jobs,
+            )
+            begun = left["begun"]
+        dying.kill()
+        await all_ended(product, jobs)
+        assert_invariants(product, jobs)
+        (last,) = product.rows(
+            "select max(finished_at) as ended from public.generation_jobs where id = any(%s::uuid[])", jobs
+        )
+        took = (last["ended"] - left["died"]).total_seconds()
+        sys.stdout.write(f"{begun} jobs were begun by the dead gateway; all ended {took:.1f} s after it\n")
+        assert took < 3 * RECOVERY_SECONDS, "and under 10 s where nothing else is at work"
 
 
 async def test_a_gateway_that_freezes_past_its_leases_writes_nothing_when_it_goes_on(

@@ -80,9 +80,9 @@ async def killable(
 
 
 @asynccontextmanager
-async def another(product: Killable) -> AsyncIterator[Process]:
+async def another(product: Killable, **environment: str) -> AsyncIterator[Process]:
     """A second gateway on the same database, bucket and GPU service."""
-    settings = {name.upper(): str(value) for name, value in FAST.items()}
+    settings = {name.upper(): str(value) for name, value in FAST.items()} | environment
     other = gateway_process(product.folder, free_port(), product.admin_url, product.gpu.url, **settings)
     await asyncio.to_thread(other.start)
     try:
