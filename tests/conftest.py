@@ -9,11 +9,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of many threads on few cores crawl
 
 from gateway.embedded import EmbeddedPostgres
 from tests.support.stack import database
+
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")  # how long an example takes says what else the machine does, and nothing more
 
 
 @pytest.fixture(scope="session")

@@ -31,11 +31,12 @@ class Project:
         return self.auth.add(user)
 
     def as_bearer(self, token: str) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, headers={"Authorization": f"Bearer {token}"})
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=70)
 
     def browser(self) -> httpx.AsyncClient:
         """Keeps cookies; is nobody yet."""
-        return httpx.AsyncClient(base_url=self.url)
+        return httpx.AsyncClient(base_url=self.url, timeout=70)
 
     async def signed_in(self, user: AuthUser | None = None) -> httpx.AsyncClient:
         browser, user = self.browser(), user or self.user

@@ -6,6 +6,8 @@ between the two where a test wants a fault: it drops, doubles or delays events, 
 
 import asyncio
 import contextlib
+import functools
+import itertools
 import os
 import signal
 import socket
@@ -52,10 +54,33 @@ def database(server_url: str, template: str, name: str) -> Iterator[str]:
             connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
+PORTS = range(20_000, 32_000, 200)
+"""Where blocks of ports begin, below those that the system gives to whoever asks for any."""
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that stays free until its server is there: no other run of the tests is told the same."""
+    _, ports = _own_ports()
+    for port in itertools.islice(ports, PORTS.step):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("every port of this process is in use")
+
+
+@functools.cache
+def _own_ports() -> tuple[socket.socket, Iterator[int]]:
+    """The first port of a block, held as long as this process lives, and the others, over and over."""
+    for n in range(len(PORTS)):
+        first = PORTS[(os.getpid() + n) % len(PORTS)]
+        guard = socket.socket()
+        try:
+            guard.bind(("127.0.0.1", first))
+        except OSError:
+            guard.close()
+        else:
+            return guard, itertools.cycle(range(first + 1, first + PORTS.step))
+    raise AssertionError("every block of ports is taken")
 
 
 @contextlib.asynccontextmanager
@@ -92,7 +117,7 @@ class Process:
             self.process = subprocess.Popen(
                 self._command, cwd=ROOT, env=self._environment, stdout=log, stderr=log
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120  # one that dies is told at once
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self._log.read_text()[-3000:]
             with contextlib.suppress(httpx.HTTPError):
@@ -114,7 +139,7 @@ class Process:
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(15)
+            self.process.wait(60)
 
 
 def gpu_process(folder: Path, port: int, webhook_url: str, **environment: str) -> Process:
