@@ -31,9 +31,12 @@ select coalesce(max(n), 0)::int as most, coalesce(sum(n), 0)::int as total
 from (select count(*) as n from public.generation_jobs where status = 'processing' group by user_id) busy
 """
 WAITS = """
-select extract(epoch from started_at - created_at)::float as seconds from public.generation_jobs
-where user_id = any(%s) order by 1
+select extract(epoch from j.started_at - j.created_at)::float as seconds, (
+  select count(*)::int from public.generation_jobs other
+  where other.user_id = %s and other.started_at between j.created_at and j.started_at) as first
+from public.generation_jobs j where j.user_id = any(%s)
 """
+"""How long each job has waited, and how many of another user were begun meanwhile."""
 
 
 @pytest.fixture
@@ -117,13 +120,16 @@ async def test_ten_thousand_jobs_of_one_user_keep_nobody_else_waiting(admin_url:
                 assert answer.status_code == 202, answer.text
 
             await asyncio.gather(*(draw(key) for key in others.values()))
-            await started(product, list(others), within=40)
-        waits = [row["seconds"] for row in product.rows(WAITS, list(others))]
+            await started(product, list(others), within=120)
+        found = product.rows(WAITS, product.user.id, list(others))
+        waits, first = (sorted(row[name] for row in found) for name in ("seconds", "first"))
         told = f"waits: p50 {waits[100]:.2f} s, p95 {waits[190]:.2f} s, most {waits[-1]:.2f} s"
+        told += f"; jobs of the long queue begun meanwhile: p50 {first[100]}, most {first[-1]}"
         print(told)  # noqa: T201 - the number that the test is about
         assert len(waits) == OTHERS
-        assert waits[100] < 1.0, told
-        assert waits[-1] < 5.0, told  # 1 s on a machine that does nothing else (docs/reliability.md)
+        # Seconds are the machine's (docs/reliability.md has them); who is served before whom is ours.
+        assert first[100] <= IN_FLIGHT, told
+        assert first[-1] <= 4 * IN_FLIGHT, told
         assert max(each["most"] for each in seen) <= PER_USER
         assert max(each["total"] for each in seen) <= IN_FLIGHT
         left = product.rows(
@@ -141,11 +147,13 @@ async def test_two_long_queues_do_not_keep_a_third_user_out(admin_url: str, fold
             flood(product, user, 100)
         await asyncio.sleep(0.5)
         job = await product.user.create(prompt="a", size="64x64")
-        await product.user.ended(job["id"], within=20)
-        done = product.rows(
-            "select count(*)::int as n from public.generation_jobs where status = 'completed'"
+        await product.user.ended(job["id"])
+        (done,) = product.rows(
+            """select count(*)::int as n from public.generation_jobs other, public.generation_jobs own
+               where own.id = %s and other.finished_at between own.created_at and own.finished_at""",
+            job["id"],
         )
-        assert done[0]["n"] <= 12
+        assert done["n"] <= 10, "itself, and what was under way"
 
 
 def test_priority_counts_inside_a_user(admin_url: str) -> None:

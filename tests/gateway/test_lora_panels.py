@@ -17,7 +17,8 @@ WORDS = ["zkw_ana", "inkwash"]
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def studio(new_database: Callable[[], str], new_folder: Callable[[], Path]) -> AsyncIterator[Stack]:
     """The small model writes no prompts: enhancements are those of the rules."""
-    async with stack(new_database(), new_folder(), gpu={"GPU_MODELS": "tiny-qwen"}) as running:
+    gpu = {"GPU_MODELS": "tiny-qwen", "GPU_PRELOAD": "tiny-qwen"}
+    async with stack(new_database(), new_folder(), gpu=gpu) as running:
         yield running
 
 

@@ -58,7 +58,7 @@ def fuzzed(url: str, folder: Path, *options: str) -> subprocess.CompletedProcess
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120 + 2 * FUZZ_SECONDS,
+        timeout=600 + 2 * FUZZ_SECONDS,
         check=False,
     )
 

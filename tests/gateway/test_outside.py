@@ -224,7 +224,7 @@ async def test_a_slow_drip_is_cut_off_in_time() -> None:
             began = time.monotonic()
             url = f"http://127.0.0.1:{server.port}/"
             assert await refusal(Outside(allow_private=True), url, 200_000, seconds=0.5) == "url_timeout"
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 20  # the whole would take ten minutes and more
 
 
 async def test_a_slow_name_server_counts_too() -> None:

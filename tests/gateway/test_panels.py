@@ -55,7 +55,7 @@ async def chapter_of(user: User, **body: Any) -> str:
 async def drawn(user: User, chapter_id: str, prompt: str, **body: Any) -> dict[str, Any]:
     """A panel that is ready."""
     place = f"/v1/comics/chapters/{chapter_id}/panels"
-    answer = await user.http.post(place, json={"prompt": prompt, **body}, headers={"Prefer": "wait=30"})
+    answer = await user.http.post(place, json={"prompt": prompt, **body}, headers={"Prefer": "wait=60"})
     assert answer.status_code == 200, answer.text
     assert answer.json()["status"] == "ready", answer.text
     return dict(answer.json())
@@ -316,7 +316,7 @@ async def test_what_is_drawn_for_a_deleted_panel_is_stopped_and_leaves_no_pictur
     studio: Stack, monkeypatch: pytest.MonkeyPatch, speech: Speech
 ) -> None:
     user = studio.new_user()
-    monkeypatch.setattr(speech, "seconds", 1.0)
+    monkeypatch.setattr(speech, "seconds", 20.0)
     place = f"/v1/comics/chapters/{await chapter_of(user)}/panels"
     panel = (await user.http.post(place, json={"prompt": "a fox"})).json()
     assert (await user.http.delete(f"/v1/comics/panels/{panel['id']}")).status_code == 204
@@ -331,7 +331,7 @@ async def test_a_panel_says_why_it_failed_and_a_retry_of_its_job_draws_it(
 ) -> None:
     user = studio.new_user()
     with monkeypatch.context() as patch:
-        patch.setattr(speech, "seconds", 1.0)
+        patch.setattr(speech, "seconds", 20.0)
         place = f"/v1/comics/chapters/{await chapter_of(user)}/panels"
         panel = (await user.http.post(place, json={"prompt": "a fox"})).json()
         await user.http.post(f"/v1/jobs/{panel['job_id']}/cancel")

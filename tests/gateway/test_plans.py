@@ -215,7 +215,7 @@ async def test_a_job_whose_deadline_passes_while_it_is_enhanced_fails_as_expired
 ) -> None:
     async with speaking(admin_url, folder) as (product, speech):
         speech.seconds = 20
-        made = await product.user.create(prompt="a", size="64x64", enhance=True, expires_in_seconds=1)
+        made = await product.user.create(prompt="a", size="64x64", enhance=True, expires_in_seconds=4)
         after = await product.user.ended(made["id"])
         assert (after["status"], after["error"]["code"]) == ("failed", "expired")
         assert after["error"]["stage"] == "enhancing"

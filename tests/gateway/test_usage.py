@@ -18,7 +18,6 @@ from tests.support.stack import Stack, User, stack
 
 PRICED = {"GPU_MODELS": "instant", "GPU_NAME": "A10", "INSTANT_SECONDS": "0.05"}
 SMALL: dict[str, Any] = {"prompt": "a", "size": "64x64"}
-TODAY = datetime.datetime.now(datetime.UTC).date()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -40,6 +39,10 @@ async def estimate(user: User, **body: Any) -> dict[str, Any]:
     answer = await user.http.post("/v1/jobs/estimate", json=SMALL | body)
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
+
+
+def today() -> datetime.date:
+    return datetime.datetime.now(datetime.UTC).date()
 
 
 def codes(found: dict[str, Any]) -> list[str]:
@@ -158,15 +161,15 @@ async def test_usage_adds_up_however_it_is_grouped(measured: Stack) -> None:
         assert report["user_id"] == str(user.id)
     keys = {by: {row["key"]: row["images"] for row in report["data"]} for by, report in reports.items()}
     assert keys == {
-        "day": {str(TODAY): 4},
+        "day": {str(today()): 4},
         "model": {"instant": 4},
         "style": {"design/anime": 3, None: 1},
         "character": {"luna": 2, None: 2},
         "task": {"image": 4},
     }
-    tomorrow = TODAY + datetime.timedelta(days=1)
+    tomorrow = today() + datetime.timedelta(days=1)
     assert (await get(user, "/v1/usage", **{"from": tomorrow, "to": "2999-01-01"}))["data"] == []
-    assert len((await get(user, "/v1/usage", **{"from": f"{TODAY}T00:00:00Z"}))["data"]) == 1
+    assert len((await get(user, "/v1/usage", **{"from": f"{today()}T00:00:00Z"}))["data"]) == 1
 
 
 async def test_usage_is_ones_own_unless_an_administrator_asks(measured: Stack) -> None:
@@ -219,7 +222,7 @@ async def test_idle_time_is_known_for_days_whose_bill_is(measured: Stack) -> Non
     await user.create(**SMALL, wait=20)
     assert (await get(user, "/v1/usage"))["idle"] is None
     (charged,) = measured.rows("select sum(usd_micros)::bigint as usd_micros from private.generation_calls")
-    await asyncio.to_thread(billing.record, measured.admin_url, {TODAY: charged["usd_micros"] * 4})
+    await asyncio.to_thread(billing.record, measured.admin_url, {today(): charged["usd_micros"] * 4})
     idle = (await get(user, "/v1/usage"))["idle"]
     assert (idle["idle_share"], idle["idle_usd_micros"]) == (0.75, charged["usd_micros"] * 3)
     before = {"from": "2026-01-01", "to": "2026-01-31"}

@@ -18,7 +18,7 @@ NO_GPU = "http://127.0.0.1:9"
 
 
 class Project:
-    """Who asks it for pictures waits for ever: there is no GPU service."""
+    """Who asks it for pictures waits for ever: there is no GPU service, and no worker that would look for it."""
 
     def __init__(self, app: FastAPI, url: str, admin_url: str, auth: AuthServer) -> None:
         self.app, self.url, self.admin_url, self.auth = app, url, admin_url, auth
@@ -59,6 +59,7 @@ async def project_of(admin_url: str, folder: Path, **overrides: Any) -> AsyncIte
             "supabase_url": auth.url,
             "supabase_publishable_key": PUBLISHABLE_KEY,
             "supabase_jwt_secret": LEGACY_SECRET,
+            "worker": False,
             **overrides,
         }
         app = create_app(gateway_settings(admin_url, folder, port, NO_GPU, **settings))
