@@ -98,7 +98,7 @@ async def test_no_job_hangs_when_the_gpu_service_never_comes_back(admin_url: str
             jobs.append((await product.user.create(**body))["id"])
         await asyncio.sleep(0.15)
         product.gpu.kill()
-        await all_ended(product, jobs, within=15)
+        await all_ended(product, jobs)
         assert_invariants(product, jobs, allowed=("completed", "failed"))
 
 
@@ -181,13 +181,18 @@ async def gated(admin_url: str, folder: Path) -> AsyncIterator[tuple[Stack, Webh
         yield product, gate
 
 
+async def are_lost(gate: WebhookGate, jobs: list[str]) -> bool:
+    """Whether the ends of all these have come to the gate, which lets none through."""
+    return set(jobs) <= gate.lost
+
+
 async def test_every_job_completes_when_all_webhooks_are_lost(admin_url: str, folder: Path) -> None:
     async with gated(admin_url, folder) as (product, gate):
         gate.drop_all()
         jobs = await create_many(product, 20 * SCALE)
         await all_ended(product, jobs)
         assert_invariants(product, jobs)
-        assert gate.seen >= 20
+        await eventually(lambda: are_lost(gate, jobs))
         assert product.rows("select * from private.webhook_inbox") == []
 
 
@@ -204,13 +209,19 @@ async def test_an_outage_of_all_webhooks_makes_no_job_late_and_ends_without_a_tr
         slowest = "select extract(epoch from max(finished_at - created_at)) as seconds"
         (late,) = product.rows(f"{slowest} from public.generation_jobs where id = any(%s::uuid[])", jobs)
         assert late["seconds"] < RECOVERY_SECONDS
+        await eventually(lambda: are_lost(gate, jobs))
         assert product.rows("select * from private.webhook_inbox") == []
         gate.copies = lambda event: 1
         told = await create_many(product, 5)
         await all_ended(product, told)
         assert_invariants(product, jobs + told)
-        inbox = product.rows("select distinct job_id::text from private.webhook_inbox")
-        assert {row["job_id"] for row in inbox} == set(told)
+
+        async def are_told() -> bool:
+            inbox = product.rows("select distinct job_id::text from private.webhook_inbox")
+            assert {row["job_id"] for row in inbox} <= set(told)
+            return len(inbox) == len(told)
+
+        await eventually(are_told)  # a job that was asked after may have ended before its webhook came
 
 
 async def test_doubled_and_lost_webhooks_move_each_job_once(admin_url: str, folder: Path) -> None:
@@ -262,7 +273,7 @@ async def test_jobs_canceled_at_any_moment_are_canceled_or_completed_and_never_b
 
 
 async def test_a_canceled_run_stops_and_is_charged_what_it_had_cost(admin_url: str, folder: Path) -> None:
-    async with stack(admin_url, folder, gpu={**SLOW, "INSTANT_SECONDS": "20"}, **FAST) as product:
+    async with stack(admin_url, folder, gpu={**SLOW, "INSTANT_SECONDS": "60"}, **FAST) as product:
         job = await product.user.create(prompt="long", size="64x64", num_inference_steps=100)
         await eventually(lambda: is_running(product, job["id"]))
         await asyncio.sleep(1.0)
@@ -271,7 +282,7 @@ async def test_a_canceled_run_stops_and_is_charged_what_it_had_cost(admin_url: s
         await eventually(lambda: no_open_calls(product))
         after = await product.user.job(job["id"])
         assert after["status"] == "canceled"
-        assert 0.5 < after["cost"]["gpu_seconds"] < 5
+        assert 0.5 < after["cost"]["gpu_seconds"] < 30
         assert after["cost"]["usd_micros"] > 0
         assert_invariants(product, [job["id"]], allowed=("canceled",))
 
@@ -288,7 +299,12 @@ async def test_a_bucket_that_refuses_for_a_while_delays_the_job_and_loses_nothin
         bucket.rmdir()
         bucket.write_text("a file where the folder should be")
         job = await product.user.create(prompt="a", size="64x64")
-        await asyncio.sleep(0.6)
+
+        async def was_refused() -> bool:
+            storing = "select from public.generation_jobs where id = %s and stage = 'storing' and tries > 0"
+            return bool(product.rows(storing, job["id"]))
+
+        await eventually(was_refused)
         assert (await product.user.job(job["id"]))["stage"] == "storing"
         bucket.unlink()
         assert (await product.user.ended(job["id"]))["status"] == "completed"
@@ -301,18 +317,17 @@ async def test_a_bucket_that_hangs_past_the_leases_delays_the_jobs_and_loses_not
     async with stack(admin_url, folder, gpu={"GPU_MODELS": "instant"}, **FAST) as product:
         assert product.app is not None
         bucket, answers = product.app.state.buckets["generated-designs"], asyncio.Event()
-        put, asked = bucket.put, 0
+        put, asked = bucket.put, asyncio.Event()
 
         async def put_at_last(*arguments: Any) -> None:
-            nonlocal asked
-            asked += 1
+            asked.set()
             await answers.wait()
             await put(*arguments)
 
         monkeypatch.setattr(bucket, "put", put_at_last)
         jobs = await create_many(product, 5 * SCALE)
+        await asyncio.wait_for(asked.wait(), 30)
         await asyncio.sleep(2 * FAST["lease_seconds"])
-        assert asked > 0
         assert product.objects() == []
         answers.set()
         await all_ended(product, jobs)

@@ -200,7 +200,8 @@ class WebhookGate:
 
     def __init__(self, target: str) -> None:
         self.target = target
-        self.seen = 0
+        self.lost: set[str] = set()
+        """Jobs of whose ends nobody was told."""
         self.copies: Callable[[dict[str, Any]], int] = lambda event: 1
         """How often an event is delivered: 0 loses it, 2 doubles it."""
         self.late: Callable[[dict[str, Any]], float] = lambda event: 0.0
@@ -213,11 +214,12 @@ class WebhookGate:
         self.copies = lambda event: 0
 
     async def _receive(self, request: Request) -> Response:
-        self.seen += 1
         body, names = await request.body(), ("webhook-id", "webhook-timestamp", "webhook-signature")
         headers = {name: request.headers[name] for name in names}
         event = await request.json()
         copies, late = self.copies(event), self.late(event)
+        if not copies and event["type"] != "call.progress":
+            self.lost.add(event["call"]["key"].partition(":")[0])
         if not late:
             await self._deliver(body, headers, copies)
         else:
