@@ -235,7 +235,7 @@ async def test_a_job_whose_deadline_passes_in_the_queue_fails_as_expired(product
     user = product.new_user()
     async with held_queue(product):
         job = await user.create(prompt="a", size="64x64", expires_in_seconds=1)
-        job = await user.ended(job["id"], within=10)
+        job = await user.ended(job["id"])
     assert (job["status"], job["error"]["code"], job["error"]["retryable"]) == ("failed", "expired", True)
 
 
@@ -334,11 +334,16 @@ async def read_events(
 
 
 async def test_a_jobs_stream_tells_its_moves_and_ends_with_it(product: Stack) -> None:
-    user = product.new_user()
+    user, begun = product.new_user(), asyncio.Event()
+
+    def follow(event: Event) -> bool:
+        begun.set()
+        return False
+
     async with held_queue(product):
         job = await user.create(prompt="a", size="64x64")
-        reading = asyncio.create_task(read_events(user, f"/v1/jobs/{job['id']}/events"))
-        await asyncio.sleep(0.3)
+        reading = asyncio.create_task(read_events(user, f"/v1/jobs/{job['id']}/events", last=follow))
+        await asyncio.wait_for(begun.wait(), 20)
     events = await asyncio.wait_for(reading, 20)
     ids = [event.id for event in events]
     assert ids == sorted(set(ids))
@@ -374,9 +379,13 @@ async def test_a_stream_cut_anywhere_resumes_without_loss_or_repetition(product:
 
 
 async def test_another_users_moves_are_not_in_the_stream(product: Stack) -> None:
-    mine, theirs = product.new_user(), product.new_user()
-    reading = asyncio.create_task(read_events(mine, "/v1/events", last=lambda event: True))
-    await asyncio.sleep(0.3)
+    mine, theirs, opened = product.new_user(), product.new_user(), asyncio.Event()
+    before = await mine.create(prompt="before", size="64x64", wait=20)
+    start = (await read_events(mine, f"/v1/jobs/{before['id']}/events"))[-1].id
+    reading = asyncio.create_task(
+        read_events(mine, "/v1/events", after=start, last=lambda event: True, opened=opened)
+    )
+    await asyncio.wait_for(opened.wait(), 20)
     await theirs.create(prompt="a", size="64x64", wait=20)
     job = await mine.create(prompt="b", size="64x64")
     (event,) = await asyncio.wait_for(reading, 20)

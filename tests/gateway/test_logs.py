@@ -38,10 +38,11 @@ async def test_every_step_of_a_job_is_a_line_with_its_ids(
     text = gateway._log.read_text()
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     steps = [line for line in lines if line["event"] == "job_step"]
-    assert [line["step"] for line in steps] == ["dispatch", "ask", "settle"]
+    asked = ["ask"] * max(1, len(steps) - 2)  # as often as its time is up before the picture is drawn
+    assert [line["step"] for line in steps] == ["dispatch", *asked, "settle"]
     assert {line["job_id"] for line in steps} == {job["id"]}
     assert {line["trace_id"] for line in steps} == {UUID(job["id"]).hex}
-    assert [bool(line["call_id"]) for line in steps] == [False, True, True]
+    assert [bool(line["call_id"]) for line in steps] == [False, *(True for _ in asked), True]
     assert all(line["key"] == f"{job['id']}:1:1" and line["timestamp"] and line["level"] for line in steps)
     assert PROMPT not in text and user.key not in text
 

@@ -268,17 +268,17 @@ async def test_a_process_that_hangs_or_talks_without_end_is_ended(
 ) -> None:
     program = tmp_path / "sanitize.py"
     monkeypatch.setattr(pictures, "_PROGRAM", str(program))
-    monkeypatch.setattr(pictures, "SECONDS", 3)
     began = time.monotonic()
-    for code, refused in (
-        ("import time; time.sleep(60)", "picture_broken"),
-        ("import sys\nwhile True: sys.stdout.write('x' * 10**6)", "picture_broken"),
-        ("import os; os.kill(os.getpid(), 9)", "picture_broken"),
-        ("print('{}')\nwhile True: print('x' * 10**6)", "picture_too_large"),
+    for code, seconds, refused in (
+        ("import time; time.sleep(600)", 3, "picture_broken"),
+        ("import sys\nwhile True: sys.stdout.write('x' * 10**6)", 60, "picture_broken"),
+        ("import os; os.kill(os.getpid(), 9)", 60, "picture_broken"),
+        ("print('{}')\nwhile True: print('x' * 10**6)", 60, "picture_too_large"),
     ):
+        monkeypatch.setattr(pictures, "SECONDS", seconds)
         program.write_text(code)
         assert await refusal(encoded(drawn(), "PNG")) == refused
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 async def test_the_process_knows_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

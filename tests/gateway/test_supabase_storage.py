@@ -24,7 +24,7 @@ from tests.support.storage_server import (
 KEY = "user/job/1-1-0.png"
 PNG = "image/png"
 FOREVER = "max-age=31536000, immutable"
-PATIENCE = httpx.Timeout(0.5)
+PATIENCE, NO_PATIENCE = httpx.Timeout(30), httpx.Timeout(1)
 
 
 @pytest_asyncio.fixture
@@ -39,9 +39,14 @@ async def address(server: StorageServer) -> AsyncIterator[str]:
 
 
 @pytest_asyncio.fixture
-async def bucket(address: str) -> AsyncIterator[SupabaseBucket]:
-    async with httpx.AsyncClient(timeout=PATIENCE) as http:
-        yield SupabaseBucket(http, address, SECRET, name="uploads", backoff=(0.01, 0.01))
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(timeout=PATIENCE) as client:
+        yield client
+
+
+@pytest_asyncio.fixture
+async def bucket(address: str, http: httpx.AsyncClient) -> SupabaseBucket:
+    return SupabaseBucket(http, address, SECRET, name="uploads", backoff=(0.01, 0.01))
 
 
 def stored(server: StorageServer) -> dict[str, StoredObject]:
@@ -75,8 +80,9 @@ async def test_a_key_that_is_not_valid_does_not_make_objects_look_gone(
 
 @pytest.mark.parametrize("fault", [500, 429, 502, HANG, LOSE_ANSWER])
 async def test_a_request_is_repeated_while_the_service_fails(
-    server: StorageServer, bucket: SupabaseBucket, fault: int | str
+    server: StorageServer, bucket: SupabaseBucket, http: httpx.AsyncClient, fault: int | str
 ) -> None:
+    http.timeout = NO_PATIENCE if fault == HANG else PATIENCE
     server.faults.extend([fault, fault])
     await bucket.put(KEY, b"picture", PNG)
     assert stored(server)[KEY].content == b"picture"
@@ -89,8 +95,9 @@ async def test_a_request_is_repeated_while_the_service_fails(
 
 @pytest.mark.parametrize("fault", [500, 503, HANG])
 async def test_a_service_that_goes_on_failing_is_unavailable(
-    server: StorageServer, bucket: SupabaseBucket, fault: int | str
+    server: StorageServer, bucket: SupabaseBucket, http: httpx.AsyncClient, fault: int | str
 ) -> None:
+    http.timeout = NO_PATIENCE if fault == HANG else PATIENCE
     server.faults.extend([fault] * 9)
     with pytest.raises(StorageUnavailable):
         await bucket.put(KEY, b"picture", PNG)
