@@ -18,7 +18,7 @@ NO_GPU = "http://127.0.0.1:9"
 
 
 class Project:
-    """Who asks it for pictures waits for ever: there is no GPU service, and no worker that would look for it."""
+    """Who asks it for pictures waits for ever: there is no GPU service, and no worker to ask one."""
 
     def __init__(self, app: FastAPI, url: str, admin_url: str, auth: AuthServer) -> None:
         self.app, self.url, self.admin_url, self.auth = app, url, admin_url, auth
