@@ -1,5 +1,7 @@
 """Running products for the tests that only talk to them."""
 
+import datetime
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -13,6 +15,20 @@ from tests.support.stack import Stack, stack
 INSTANT = {"GPU_MODELS": "instant"}
 DRAWN_BY = {"default_model": "instant", "default_edit_model": "instant"}
 NewProject = Callable[..., AbstractAsyncContextManager[Project]]
+LONGEST_SECONDS = 180
+"""Of a test that counts by the day."""
+
+
+@pytest.fixture
+def same_day() -> None:
+    """For what is counted by the day: a test that might not end before midnight (UTC) begins after it."""
+    now = datetime.datetime.now(datetime.UTC)
+    midnight = datetime.datetime.combine(
+        now.date() + datetime.timedelta(days=1), datetime.time(), datetime.UTC
+    )
+    left = (midnight - now).total_seconds()
+    if left < LONGEST_SECONDS:
+        time.sleep(left)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

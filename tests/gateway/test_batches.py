@@ -125,6 +125,7 @@ async def test_a_batch_beyond_the_budget_makes_no_job_and_reserves_nothing(price
     assert (await user.http.post("/v1/jobs", json=CARD)).status_code == 402
 
 
+@pytest.mark.usefixtures("same_day")
 async def test_a_batch_beyond_the_days_quota_makes_no_job(priced: Stack) -> None:
     user = priced.new_user()
     await user.http.put("/v1/budget", json={"max_images_per_day": 3})
