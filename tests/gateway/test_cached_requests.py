@@ -8,6 +8,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from tests.gateway.test_jobs import held_queue
 from tests.support.stack import Stack, User
 
 BODY = {"prompt": "a", "size": "64x64", "cache": True}
@@ -74,12 +75,12 @@ async def test_a_job_that_has_lost_a_picture_is_not_found(product: Stack) -> Non
 
 async def test_a_job_that_has_not_ended_is_not_found(product: Stack) -> None:
     user = product.new_user()
-    body = {**BODY, "size": "2048x2048", "num_images": 10}
-    answers = [(await user.http.post("/v1/jobs", json=body)).json() for _ in range(2)]
+    async with held_queue(product):
+        answers = [(await user.http.post("/v1/jobs", json=BODY)).json() for _ in range(2)]
+        for answer in answers:
+            await user.http.post(f"/v1/jobs/{answer['id']}/cancel")
     assert [answer["cached"] for answer in answers] == [False, False]
     assert answers[0]["id"] != answers[1]["id"]
-    for answer in answers:
-        await user.http.post(f"/v1/jobs/{answer['id']}/cancel")
 
 
 async def test_an_equal_request_is_answered_with_the_job_that_is_there(product: Stack) -> None:
