@@ -50,7 +50,7 @@ async def following(user: User, path: str) -> AsyncIterator[asyncio.Queue[Event 
 
     task = asyncio.create_task(follow())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             await open_.wait()
             yield events
     finally:
