@@ -52,7 +52,7 @@ def gateway(new_database: Callable[[], str], new_folder: Callable[[], Path]) -> 
 def fuzzed(url: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--no-color"]
     extent = LONG if FUZZ_SECONDS else BRIEF
-    limits = ["--request-timeout=20", "--warnings=off", f"--checks={','.join(CHECKS)}"]
+    limits = ["--request-timeout=70", "--warnings=off", f"--checks={','.join(CHECKS)}"]
     return subprocess.run(
         [*command, *extent, *limits, *options],
         cwd=folder,

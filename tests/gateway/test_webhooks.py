@@ -187,12 +187,14 @@ async def test_an_endpoint_that_fails_to_the_last_try_is_disabled_and_takes_up_a
     made = await endpoint(user, receiver.url, events=["job.completed"])
     receiver.answers = [503] * 20
     await user.http.post(f"/v1/webhook-endpoints/{made['id']}/test")
-    await receiver.until(1)
+    path = f"/v1/webhook-endpoints/{made['id']}"
+    async with asyncio.timeout(20):
+        while (await user.http.get(path)).json()["failing_since"] is None:
+            await asyncio.sleep(0.02)
     await user.create(prompt="a", size="64x64", wait=30)
     log = await ended(user, made["id"], "failed")
     assert (log["attempts"], log["response_status"]) == (3, 503)
     async with asyncio.timeout(20):
-        path = f"/v1/webhook-endpoints/{made['id']}"
         while (shown := (await user.http.get(path)).json())["enabled"]:
             await asyncio.sleep(0.05)
     assert shown["disabled_reason"] == "failing"
