@@ -249,7 +249,8 @@ async def test_webhooks_that_are_doubled_lost_late_and_overtaken_move_each_job_o
         await gate.all_delivered()
         assert_invariants(product, jobs)
         moves = product.rows(
-            "select job_id, event, stage from private.job_events group by 1, 2, 3 having count(*) > 1"
+            """select job_id, event, stage from private.job_events where event <> 'progress'
+               group by 1, 2, 3 having count(*) > 1"""
         )
         assert moves == []
 

@@ -518,7 +518,7 @@ async def test_a_session_of_one_machine_is_worth_nothing_once_there_is_a_project
 
 
 async def test_the_document_names_both_ways_in(product: Stack) -> None:
-    async with httpx.AsyncClient(base_url=product.url) as http:
+    async with httpx.AsyncClient(base_url=product.url, timeout=70) as http:  # it is made at the first look
         document = (await http.get("/openapi.json")).json()
     schemes = document["components"]["securitySchemes"]
     assert schemes["APIKeyCookie"]["name"] == COOKIE

@@ -230,7 +230,7 @@ class WebhookGate:
 
     async def _deliver(self, body: bytes, headers: dict[str, str], copies: int, late: float = 0.0) -> None:
         await asyncio.sleep(late)
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(timeout=70) as http:
             for _ in range(copies):
                 await http.post(self.target, content=body, headers=headers)
 
