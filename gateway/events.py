@@ -136,19 +136,21 @@ class EventHub:
     async def _listening(
         self, listener: Listener, after: int | None
     ) -> AsyncIterator[tuple[int, AsyncIterator[JobEvent]]]:
-        since = await self._join(listener)
+        since = await self._join(listener, after)
         try:
             yield since, self._events(listener, since, after)
         finally:
             self._listeners.discard(listener)
 
-    async def _join(self, listener: Listener) -> int:
+    async def _join(self, listener: Listener, after: int | None) -> int:
         """Register, and the id after which the listener is served live."""
         async with self._reading:
             if self._closed:
                 listener.queue.put_nowait(None)
             if not self._listeners:
                 self._cursor = await self.head()
+            elif after is not None and after > self._cursor:
+                await self._catch_up()  # with the gateway that told the listener of ``after``
             self._listeners.add(listener)
             self._news.set()
             return self._cursor
@@ -185,11 +187,14 @@ class EventHub:
         """Hand out what is new; whether there was anything."""
         before = self._cursor
         async with self._reading:
-            while rows := await self._db.all(NEWS, {"after": self._cursor, "limit": BATCH}):
-                for row in rows:
-                    self._hand_out(JobEvent(**row))
-                self._cursor = rows[-1]["id"]
+            await self._catch_up()
             return self._cursor != before
+
+    async def _catch_up(self) -> None:
+        while rows := await self._db.all(NEWS, {"after": self._cursor, "limit": BATCH}):
+            for row in rows:
+                self._hand_out(JobEvent(**row))
+            self._cursor = rows[-1]["id"]
 
     def _hand_out(self, event: JobEvent) -> None:
         for listener in [listener for listener in self._listeners if listener.wants(event)]:

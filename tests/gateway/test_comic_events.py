@@ -9,6 +9,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from gateway import events as log
 from gateway.app import create_app
 from tests.gateway.test_comics import begun, code_of, joined
 from tests.gateway.test_jobs import Event, held_queue, read_events
@@ -130,6 +131,23 @@ async def test_a_stream_cut_anywhere_resumes_at_another_gateway(product: Stack) 
             while (event := await events.get()) is not None and event.name != "ready":
                 assert event.job["id"] == live["id"]
         assert event is not None
+        await there.http.aclose()
+
+
+async def test_a_gateway_that_lags_behind_tells_nothing_twice(
+    product: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "INTERVAL", 60)
+    user = product.new_user()
+    comic = await begun(user)
+    async with replica(product) as url:
+        there = User(url, product.admin_url, f"{uuid4()}@example.com", ["read"])
+        await user.http.post(f"/v1/comics/{comic['id']}/members", json={"user_id": str(there.id)})
+        async with following(there, place(comic)):
+            is_last = is_end_of(await panel(user, comic, "drawn by the other gateway"))
+            whole = await read_events(user, place(comic), after=0, last=is_last)
+            rest = await read_events(there, place(comic), after=whole[0].id, last=is_last)
+        assert [event.id for event in rest] == [event.id for event in whole[1:]]
         await there.http.aclose()
 
 
