@@ -130,7 +130,8 @@ class Load:
                     answer = await http.post(url, json=body, headers=headers)
                 except httpx.TransportError:
                     answer = None
-                if answer is not None and answer.status_code == 202:
+                # 200 where the first try was never answered and its job has ended meanwhile.
+                if answer is not None and answer.status_code in (200, 202):
                     self.jobs.append(answer.json()["id"])
                     return
                 self.repeated += 1
