@@ -368,9 +368,10 @@ async def test_a_hundred_equal_creates_at_three_gateways_make_one_job(admin_url:
                 return await http.post(f"{urls[n % 3]}/v1/jobs", json=body, headers=headers)
 
             answers = await asyncio.gather(*(create(n, "a phoenix") for n in range(100)))
-            made = {answer.json()["id"] for answer in answers if answer.status_code == 202}
+            made = {answer.json()["id"] for answer in answers if answer.status_code != 409}
             assert len(made) == 1
-            assert {answer.status_code for answer in answers} <= {202, 409}
+            # 200: the job had ended before the answer to the first was kept
+            assert {answer.status_code for answer in answers} <= {200, 202, 409}
             assert (await create(race, "another wish")).status_code == 422
         jobs = [row["id"] for row in product.rows("select id::text from public.generation_jobs")]
         assert len(jobs) == min(SCALE, 10)

@@ -248,13 +248,17 @@ async def test_a_panel_is_drawn_again_from_its_new_prompt(studio: Stack) -> None
     assert [each["id"] for each in data] == [again["image"]["id"], panel["image"]["id"]]
 
 
-async def test_two_who_regenerate_at_once_draw_once(studio: Stack) -> None:
+async def test_two_who_regenerate_at_once_draw_once(
+    studio: Stack, monkeypatch: pytest.MonkeyPatch, speech: Speech
+) -> None:
     user = studio.new_user()
     panel = await drawn(user, await chapter_of(user), "a fox")
+    monkeypatch.setattr(speech, "seconds", 20.0)  # none is ready before the last has asked
     place = f"/v1/comics/panels/{panel['id']}/regenerate"
     answers = await asyncio.gather(*(user.http.post(place) for _ in range(4)))
     assert {answer.status_code for answer in answers} <= {202, 409}
-    assert len({answer.json()["job_id"] for answer in answers if answer.status_code == 202}) == 1
+    (job_id,) = {answer.json()["job_id"] for answer in answers if answer.status_code == 202}
+    await user.http.post(f"/v1/jobs/{job_id}/cancel")
 
 
 async def test_a_panel_is_asked_for_once_however_often_it_is_sent(studio: Stack) -> None:
