@@ -137,12 +137,15 @@ class Gateway:
     """Receives events; ``answers`` are its next status codes, then 204 for ever."""
 
     answers: list[int] = field(default_factory=list)
+    picky: str = ""
+    """What is answered so; every other event is taken."""
     received: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     url: str = ""
 
     async def take(self, request: Request) -> Response:
-        self.received.append((dict(request.headers), await request.body()))
-        status = self.answers.pop(0) if self.answers else 204
+        body = await request.body()
+        self.received.append((dict(request.headers), body))
+        status = self.answers.pop(0) if self.answers and self.picky.encode() in body else 204
         return Response(status_code=status, headers={"Location": "/elsewhere"} if status == 302 else None)
 
     def events(self, kind: str = "") -> list[CallEvent]:

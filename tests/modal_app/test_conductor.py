@@ -179,12 +179,13 @@ async def test_a_spawn_that_came_twice_is_one_run_and_one_webhook(
 async def test_an_order_whose_taker_was_killed_counts_as_lost_and_is_taken_up_by_the_next(
     tmp_path: Path,
 ) -> None:
-    async with modal_service(tmp_path, spawn_grace_seconds=0.05) as gpu:
+    async with modal_service(tmp_path, spawn_grace_seconds=60) as gpu:
         key = new_key()
         left = order(key, "image", image_request(model="instant"))
         await gpu.backend.put(order_key(left.call_id), left.text())
         assert (await gpu.call(left.call_id)).status == "queued"
-        await asyncio.sleep(0.06)
+        a_minute_ago = left.model_copy(update={"submitted_at": left.submitted_at - 61})
+        await gpu.backend.put(order_key(left.call_id), a_minute_ago.text())
         assert (await gpu.http.get(f"/calls/{left.call_id}")).status_code == 404
         assert await gpu.accepted(key) == left.call_id
         assert (await gpu.ended(left.call_id)).status == "succeeded"
@@ -214,7 +215,7 @@ async def test_a_killed_conductor_goes_on_where_it_was(
 ) -> None:
     slow_dict = 0.05 if phase == "started" else 0.0  # or the run is spawned before anybody looks
     async with modal_service(tmp_path, callback=callback, delay_seconds=slow_dict) as gpu:
-        gateway.answers = [503] * 2 if phase == "ended" else []
+        gateway.answers, gateway.picky = [503] * 2 if phase == "ended" else [], "call.succeeded"
         call_id = await gpu.accepted()
         if phase == "started":
             await until(lambda: gpu.backend.read(f"conductor:{call_id}"))
@@ -297,8 +298,10 @@ async def test_a_call_canceled_before_its_run_was_spawned_never_reaches_a_gpu(
         assert gpu.backend.runs_of(call_id) == 0 and await gpu.call(call_id) == call
 
 
-@pytest.mark.usefixtures("slow")
-async def test_a_call_that_no_gpu_draws_in_time_fails(tmp_path: Path) -> None:
+async def test_a_call_that_no_gpu_draws_in_time_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTANT_SECONDS", "30")
     async with modal_service(tmp_path, patience_seconds=0.2) as gpu:
         call = await gpu.ended(await gpu.accepted())
     assert call.error and (call.error.code, call.error.retryable) == ("gpu_timeout", True)
@@ -346,7 +349,7 @@ async def test_a_lost_run_fails_its_call_in_a_way_that_may_be_tried_again(tmp_pa
 async def test_an_event_that_the_gateway_does_not_take_is_kept_and_can_be_told_later(
     tmp_path: Path, gateway: Gateway, callback: Callback
 ) -> None:
-    gateway.answers = [404]
+    gateway.answers, gateway.picky = [404], "call.succeeded"
     async with modal_service(tmp_path, callback=callback) as gpu:
         call = await gpu.ended(await gpu.accepted())
         await until(lambda: gpu.backend.read(dead_letter_key(call.call_id)))
@@ -360,12 +363,12 @@ async def test_an_event_that_the_gateway_does_not_take_is_kept_and_can_be_told_l
 async def test_rounds_of_tries_come_with_a_pause_between(
     tmp_path: Path, gateway: Gateway, callback: Callback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gateway.answers = [503] * 7
+    gateway.answers, gateway.picky = [503] * 7, "call.succeeded"
     async with modal_service(tmp_path, callback=callback) as gpu:
         monkeypatch.setattr(gpu.conductor, "_webhook_rounds", 2)
         call = await gpu.ended(await gpu.accepted())
         await until(lambda: gpu.backend.read(f"announced:{call.call_id}"))
-    assert len(gateway.received) == 8
+    assert len(gateway.events("succeeded")) == 8
 
 
 async def test_modal_that_takes_no_more_runs_is_asked_again_later(

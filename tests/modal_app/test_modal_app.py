@@ -40,7 +40,7 @@ COMMAND = [sys.executable, "-m", "modal", "run", "modal_app/qwen_generator.py"]
 
 def output_of(command: list[str], **environment: str) -> tuple[int, str]:
     settings = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", **DEAD_SERVER, **environment}
-    ended = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, timeout=60, check=False)
+    ended = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, timeout=300, check=False)
     return ended.returncode, (ended.stdout + ended.stderr).decode()
 
 

@@ -51,7 +51,7 @@ def test_what_needs_no_account_runs_as_it_stands_there(command: str, tmp_path: P
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=300,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
