@@ -28,6 +28,8 @@ EVENTS_PER_SECOND = 50
 OPENING_AT_ONCE = 25
 MEMORY_GOAL_MB, LATE_GOAL_MS = 256, 100
 SPARE_DESCRIPTORS = 300
+LOOKS, LOOK_SECONDS = 300, 0.1
+"""For the last event; one that has not come by then is lost."""
 
 RUNNING_JOBS = """
 insert into public.generation_jobs
@@ -66,7 +68,7 @@ async def run(gateway: Process, admin_url: str, keys: list[str], streams: int, s
     await _open(gateway.url, jobs, listeners)
     opened, used = resident_mb(pid), cpu_seconds(pid)
     sent = await _tell(gateway.url, [job for theirs in jobs.values() for job in theirs], seconds)
-    await asyncio.sleep(1)
+    await _all_received(listeners, sent)
     used = cpu_seconds(pid) - used
     late = _late(admin_url, listeners)
     print(f"{len(listeners)} event streams of {len(keys)} users, {EVENTS_PER_SECOND} events a second")
@@ -144,6 +146,13 @@ async def _tell(url: str, jobs: list[Job], seconds: float) -> int:
             sending.append(asyncio.create_task(_post(http, jobs[n % len(jobs)], step)))
         await asyncio.gather(*sending)
     return count
+
+
+async def _all_received(listeners: list[_Listener], sent: int) -> None:
+    for _ in range(LOOKS):
+        if sum(len(listener.received) for listener in listeners) >= sent:
+            return
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _post(http: httpx.AsyncClient, job: Job, step: int) -> None:

@@ -15,6 +15,7 @@ import pytest_asyncio
 from PIL import Image
 
 from gateway.auth import Principal
+from gateway.characters import pictures
 from gateway.jobs import drafts, recipes
 from gateway.jobs.service import JobService
 from scripts.tiny.creatures import Creature, Picture
@@ -28,6 +29,7 @@ ANA = Creature("round", "red", "blue")
 BEN = Creature("square", "green", "yellow")
 SCENES = {"in a forest": "forest", "on a beach": "beach", "at night": "night"}
 TRAITS = ("body", "color", "hat")
+PATIENCE_SECONDS = 300.0
 KEPT_MIN = 0.95
 """Of the traits, over every picture that is drawn of a character."""
 
@@ -38,6 +40,7 @@ async def studio(new_database: Callable[[], str], new_folder: Callable[[], Path]
     models = {"GPU_MODELS": "tiny-qwen,tiny-qwen-edit", "GPU_PRELOAD": "tiny-qwen-edit"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drafts, "random", SimpleNamespace(randrange=lambda limit: 7))
+        patch.setattr(pictures, "WAIT_SECONDS", PATIENCE_SECONDS)  # or a busy machine is answered with jobs
         async with stack(new_database(), new_folder(), gpu=models) as running:
             yield running
 
@@ -65,7 +68,7 @@ async def finished(user: User, character_id: str) -> dict[str, Any]:
         found.update((await user.http.get(f"/v1/characters/{character_id}")).json())
         return found["status"] in ("ready", "failed")
 
-    await eventually(done, within=60)
+    await eventually(done, within=PATIENCE_SECONDS)
     assert found["status"] == "ready", found
     return found
 
@@ -76,7 +79,8 @@ async def pixels(user: User, url: str) -> Image.Image:
 
 
 async def post(user: User, character: dict[str, Any], what: str, **body: Any) -> dict[str, Any]:
-    answer = await user.http.post(f"/v1/characters/{character['id']}/{what}", json=body)
+    path = f"/v1/characters/{character['id']}/{what}"
+    answer = await user.http.post(path, json=body, timeout=PATIENCE_SECONDS + 10)
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
 
@@ -153,7 +157,7 @@ async def score(studio: Stack, shown: dict[str, Any], wanted: dict[str, Any]) ->
     request = {"image": image, "references": [reference], "attributes": []}
     job_id = uuid4()
     await jobs.create_task(caller, recipes.task_columns("judge", "tiny-qwen-edit", request), job_id=job_id)
-    row = await jobs.wait(caller, job_id, 30)
+    row = await jobs.wait(caller, job_id, PATIENCE_SECONDS)
     assert row["status"] == "completed", row["error_message"]
     assert row["state"]["result"]["answered_by"] == "vlm"
     return float(row["state"]["result"]["score"])

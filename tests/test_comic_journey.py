@@ -97,7 +97,7 @@ async def test_a_character_from_a_lora_is_pending_then_processing_then_ready_wit
         polled.append(found["status"])
         return found["status"] in ("ready", "failed")
 
-    await eventually(ready, within=60)
+    await eventually(ready, within=300)
     in_order = ["pending", "processing", "ready"]
     assert list(dict.fromkeys(polled)) == [status for status in in_order if status in polled]
     found = await finished(studio.user, ana["id"])

@@ -75,7 +75,7 @@ class Deployment:
             env={**self.environment, **settings},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
 

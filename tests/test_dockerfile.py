@@ -117,7 +117,7 @@ def running(words: list[str], image: Path, environment: dict[str, str]) -> Itera
         yield process
     finally:
         process.terminate()
-        process.wait(15)
+        process.wait(60)
 
 
 def environment_of(image: Path, admin_url: str, port: int) -> dict[str, str]:
@@ -142,7 +142,7 @@ def test_its_files_serve_and_its_health_check_sees_it(image: Path, admin_url: st
     probe = command(check)
     assert subprocess.run(probe, env=environment, capture_output=True, check=False).returncode != 0
     with running(command(serve), image, environment) as process:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while subprocess.run(probe, env=environment, capture_output=True, check=False).returncode:
             assert process.poll() is None and time.monotonic() < deadline, (image / "log").read_text()
             time.sleep(0.2)

@@ -45,7 +45,7 @@ def test_the_whole_product_draws_without_a_connection_outside(new_folder: Callab
     folder = new_folder()
     up = Up(folder / "data", free_port(), **confined(folder / "escapes"))
     try:
-        up.ready(within=120)
+        up.ready()
         with httpx.Client(base_url=up.url, headers={"Authorization": f"Bearer {up.key}"}, timeout=70) as http:
             drawn = http.post("/v1/jobs", json={"prompt": "a red fox"}, headers={"Prefer": "wait=60"})
             assert drawn.json()["status"] == "completed", drawn.text

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psycopg
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page
@@ -62,8 +61,7 @@ async def furnished(studio: Stack) -> Furnished:
         done = await _draw(
             http, prompt="a lighthouse on black basalt at dusk", style="design/vintage", seed=7
         )
-        async with await psycopg.AsyncConnection.connect(studio.admin_url) as holder:
-            await holder.execute("select pg_advisory_xact_lock(4201)")  # nothing is taken from the queue
+        async with studio.held_queue():
             failed = await _draw(http, prompt="a boat, much too late", expires_in_seconds=1)
         assert (done["status"], failed["status"]) == ("completed", "failed")
         token = http.cookies[COOKIE]

@@ -31,14 +31,16 @@ DROP = """([bytes, name, where]) => {
 
 async def test_words_become_a_picture_with_its_price_progress_and_facts(page: Page, studio: Stack) -> None:
     await page.goto("/generate")
+    await settled(page)
     spent = await page.locator("#meter b").get_attribute("title") or ""
     await expect(page.locator("#price")).to_contain_text("$")
     await page.locator("#prompt").fill("a cyberpunk samurai with neon katana")
     await page.get_by_role("radio", name="Anime").first.check(force=True)
     await page.get_by_label("Seed", exact=True).fill("77")
-    await page.get_by_role("button", name="Generate").click()
-    await expect(page.get_by_text("Generating your design…")).to_be_visible()
-    await expect(page.get_by_role("progressbar")).to_be_visible()
+    async with studio.held_queue():
+        await page.get_by_role("button", name="Generate").click()
+        await expect(page.get_by_text("Generating your design…")).to_be_visible()
+        await expect(page.get_by_role("progressbar")).to_be_visible()
     await expect(page.locator("#shots img")).to_be_visible()
     await expect(page.locator(".facts")).to_contain_text("77")
     job = await studio_job(page)
@@ -52,6 +54,7 @@ async def test_words_become_a_picture_with_its_price_progress_and_facts(page: Pa
 
 async def test_what_runs_can_be_canceled_and_drawn_after_all(page: Page) -> None:
     await page.goto("/generate")
+    await settled(page)
     await page.locator("#prompt").fill("many pictures of a kite")
     await page.get_by_text("More", exact=True).click()
     await page.get_by_label("Pictures").fill("10")
@@ -63,6 +66,7 @@ async def test_what_runs_can_be_canceled_and_drawn_after_all(page: Page) -> None
 
 async def test_a_failure_says_why_and_offers_another_try_and_help(page: Page, furnished: Furnished) -> None:
     await page.goto(f"/generate?job={furnished.failed}")
+    await settled(page)
     told = page.get_by_role("alert")
     await expect(told).to_contain_text("The picture was not drawn")
     await expect(told.get_by_role("link", name="Get help")).to_have_attribute("href", "/settings#support")
@@ -75,6 +79,7 @@ async def test_a_failure_says_why_and_offers_another_try_and_help(page: Page, fu
 async def test_a_refusal_is_told_before_there_is_a_job(seen: Watched) -> None:
     seen.allowed = {400}
     await seen.page.goto("/generate")
+    await settled(seen.page)
     await seen.page.locator("#prompt").fill("a kite")
     await seen.page.get_by_text("More", exact=True).click()
     await seen.page.get_by_label("Not in the picture").fill("clouds")
@@ -85,6 +90,7 @@ async def test_a_refusal_is_told_before_there_is_a_job(seen: Watched) -> None:
 
 async def test_a_draft_survives_a_reload_and_a_restart_of_the_browsers_page(page: Page) -> None:
     await page.goto("/generate")
+    await settled(page)
     await page.locator("#prompt").fill("half a thought")
     await page.get_by_role("radio", name="Grunge").check(force=True)
     await page.get_by_role("button", name="Roll a seed").click()
@@ -97,12 +103,15 @@ async def test_a_draft_survives_a_reload_and_a_restart_of_the_browsers_page(page
 
 async def test_a_result_is_reused_whole_by_its_words_or_by_its_seed(page: Page, furnished: Furnished) -> None:
     await page.goto(f"/generate?from={furnished.done}")
+    await settled(page)
     await expect(page.locator("#prompt")).to_have_value("a lighthouse on black basalt at dusk")
     await expect(page.get_by_role("radio", name="Vintage")).to_be_checked()
     await expect(page.locator("#seed")).to_have_value("7")
     await page.goto(f"/generate?from={furnished.done}&what=prompt")
+    await settled(page)
     await expect(page.get_by_role("radio", name="None")).to_be_checked()
     await page.goto(f"/generate?job={furnished.done}")
+    await settled(page)
     await page.get_by_role("button", name="Same seed").click()
     await expect(page.locator("#seed")).to_have_value("7")
     await expect(page.get_by_role("button", name="Keep this seed")).to_have_attribute("aria-pressed", "true")
@@ -110,6 +119,7 @@ async def test_a_result_is_reused_whole_by_its_words_or_by_its_seed(page: Page, 
 
 async def test_a_result_has_variations(page: Page, furnished: Furnished) -> None:
     await page.goto(f"/generate?job={furnished.done}")
+    await settled(page)
     await page.get_by_role("button", name="Variations").click()
     await expect(page.locator("#shots img")).to_have_count(4)
     job = await studio_job(page)
@@ -136,6 +146,7 @@ async def test_a_result_is_made_larger_where_its_model_draws_over_pictures(
 ) -> None:
     seen.allowed = {400}  # the instant model draws over nothing
     await seen.page.goto(f"/generate?job={furnished.done}")
+    await settled(seen.page)
     async with seen.page.expect_request("**/upscale") as asked:
         await seen.page.get_by_role("button", name="Upscale").click()
     assert (await asked.value).post_data_json == {"scale": 2}
@@ -146,6 +157,7 @@ async def test_a_pasted_picture_is_drawn_from_and_can_be_taken_back(seen: Watche
     seen.allowed = {400}  # of the estimate: the instant model borrows no looks
     page = seen.page
     await page.goto("/generate")
+    await settled(page)
     await page.locator("#prompt").fill("this, as a stamp")
     await page.evaluate(PASTE, list(png()))
     await expect(page.locator("#refs li")).to_have_count(1)
@@ -227,6 +239,7 @@ async def test_a_result_is_placed_on_a_product_and_kept_for_the_cart(
 
 async def test_words_suggest_style_and_product_and_the_job_keeps_them(page: Page) -> None:
     await page.goto("/generate")
+    await settled(page)
     await page.locator("#prompt").fill("a watercolor fox on a mug")
     await page.get_by_role("button", name="Suggest style").click()
     await expect(page.locator("#desk [name=style]:checked")).to_have_value("design/watercolor")
@@ -238,6 +251,7 @@ async def test_words_suggest_style_and_product_and_the_job_keeps_them(page: Page
 
 async def test_the_form_is_shown_as_a_call_that_draws_the_same(page: Page) -> None:
     await page.goto("/generate")
+    await settled(page)
     await page.locator("#prompt").fill('it\'s "quoted"')
     await page.get_by_text("More", exact=True).click()
     await page.get_by_role("button", name="This form as API call").click()
@@ -255,10 +269,12 @@ async def test_the_form_is_shown_as_a_call_that_draws_the_same(page: Page) -> No
 async def test_the_viewer_walks_through_pictures_and_deletes_with_undo(page: Page) -> None:
     for words in ("one to keep", "one to delete"):
         await page.goto("/generate")
+        await settled(page)
         await page.locator("#prompt").fill(words)
         await page.get_by_role("button", name="Generate").click()
         await expect(page.locator("#shots img")).to_be_visible()
     await page.goto("/generate")
+    await settled(page)
     await page.locator("#recent a").first.click()
     viewer = page.get_by_role("dialog", name="Picture")
     await expect(viewer).to_contain_text("one to delete")
@@ -277,14 +293,17 @@ async def test_the_viewer_walks_through_pictures_and_deletes_with_undo(page: Pag
 
 async def test_an_address_with_a_picture_opens_it(page: Page, furnished: Furnished) -> None:
     await page.goto(f"/generate?job={furnished.done}")
+    await settled(page)
     shown = (await studio_job(page))["images"][0]["id"]
     await page.goto(f"/jobs/{furnished.done}#image={shown}")
+    await settled(page)
     await expect(page.get_by_role("dialog", name="Picture")).to_be_visible()
 
 
 async def test_two_tabs_see_the_same_picture(new_page: NewPage) -> None:
     async with new_page() as one, new_page() as other:
         await asyncio.gather(one.page.goto("/generate"), other.page.goto("/generate"))
+        await settled(one.page)
         await expect(other.page.locator("body")).to_have_attribute("data-live", "yes")
         await one.page.locator("#prompt").fill("seen twice")
         await one.page.get_by_role("button", name="Generate").click()
@@ -309,6 +328,7 @@ async def test_a_slow_script_still_brings_the_page_to_life(new_page: NewPage) ->
 async def test_on_a_phone_the_form_is_a_sheet_over_the_pictures(new_page: NewPage) -> None:
     async with new_page(viewport={"width": 390, "height": 844}, has_touch=True) as seen:
         await seen.page.goto("/generate")
+        await settled(seen.page)
         await expect(seen.page.locator("#prompt")).to_be_hidden()
         await seen.page.get_by_role("button", name="New picture").click()
         await expect(seen.page.locator("#prompt")).to_be_focused()

@@ -35,8 +35,9 @@ async def test_a_drawing_becomes_a_character_and_the_character_a_finished_comic(
             {"name": "runa.png", "mimeType": "image/png", "buffer": drawing()}
         )
         await page.get_by_role("checkbox").check()
-        await page.get_by_role("button", name="Generate").click()
-        await expect(page.get_by_role("heading", name="Generating reference images…")).to_be_visible()
+        async with product.held_queue():
+            await page.get_by_role("button", name="Generate").click()
+            await expect(page.get_by_role("heading", name="Generating reference images…")).to_be_visible()
         for view in ("front", "side", "back"):
             await expect(page.get_by_alt_text(f"Runa, {view}", exact=True)).to_be_visible(
                 timeout=DRAWN_WITHIN_MS

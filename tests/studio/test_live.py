@@ -1,5 +1,6 @@
 """What a page outlives: a gateway that dies under it, two behind one address, and a thousand pictures."""
 
+import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.support.stack import free_port, gateway_settings, serve, stack
 
 SLOW_GPU = {"GPU_MODELS": "instant", "INSTANT_SECONDS": "4"}
 TILES = 1000
-LONG_TASK_MS = 1000
+LONG_TASK_MS = 2000
 """Of one task while a thousand pictures scroll by; 200 on a machine that does nothing else."""
 MANY = """(count) => {
   const list = document.getElementById("recent");
@@ -52,6 +53,7 @@ async def test_a_killed_gateway_costs_neither_the_draft_nor_the_picture(
         seen.interrupted = True
         page = seen.page
         await page.goto("/generate")
+        await settled(page)
         await page.locator("#prompt").fill("drawn through a crash")
         await page.get_by_role("button", name="Generate").click()
         await expect(page.get_by_text("Generating your design…")).to_be_visible()
@@ -60,7 +62,7 @@ async def test_a_killed_gateway_costs_neither_the_draft_nor_the_picture(
         await expect(other.locator("body")).to_have_attribute("data-live", "yes")
 
         product.gateway.kill()
-        await expect(page.get_by_text("Connection lost")).to_be_visible(timeout=15_000)
+        await expect(page.get_by_text("Connection lost")).to_be_visible()
         await page.locator("#prompt").fill("typed while nobody listened")
         await restart(product.gateway)
         async with httpx.AsyncClient(base_url=product.url) as http:  # before the list listens again
@@ -69,7 +71,7 @@ async def test_a_killed_gateway_costs_neither_the_draft_nor_the_picture(
 
         await expect(page.locator("#shots img")).to_be_visible(timeout=40_000)
         await expect(page.locator("#prompt")).to_have_value("typed while nobody listened")
-        await expect(page.get_by_text("Connection lost")).to_be_hidden(timeout=30_000)
+        await expect(page.get_by_text("Connection lost")).to_be_hidden()
         assert (await studio_job(page))["prompt"]["input"] == "drawn through a crash"
         await expect(other.get_by_role("link", name="asked meanwhile")).to_be_visible(timeout=40_000)
         await expect(other.get_by_role("row", name="drawn through a crash").locator(".status")).to_have_text(
@@ -119,16 +121,21 @@ async def test_a_thousand_pictures_scroll_smoothly_and_load_when_they_come_near(
     await page.evaluate(WATCH_TASKS)
     await page.evaluate(MANY, TILES)
     await page.wait_for_timeout(500)
-    asked = [url for url in seen.requests if "&n=" in url]
+    asked = fetched(seen)
     assert len(asked) < TILES / 4, "pictures far below are fetched"
     await page.mouse.move(900, 500)
     for _ in range(20):
         await page.mouse.wheel(0, 700)
         await page.wait_for_timeout(30)
+    async with asyncio.timeout(30):
+        while await page.evaluate("scrollY") <= 5000 or len(loaded := fetched(seen)) <= len(asked):
+            await page.wait_for_timeout(50)
     longest = await page.evaluate("window.longest")
-    loaded = [url for url in seen.requests if "&n=" in url]
     told = f"longest task {longest:.0f} ms; {len(asked)} pictures at first, {len(loaded)} after scrolling"
     sys.stdout.write(f"{told}\n")
-    assert await page.evaluate("scrollY") > 5000
-    assert len(loaded) > len(asked)
     assert longest < LONG_TASK_MS, told
+
+
+def fetched(seen: Watched) -> list[str]:
+    """Of the thousand pictures."""
+    return [url for url in seen.requests if "&n=" in url]

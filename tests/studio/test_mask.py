@@ -62,7 +62,7 @@ async def test_only_what_is_painted_is_drawn_anew(easel: Page, painting: Stack) 
     await stroke(easel, canvas, (0.65, 0.3), (0.7, 0.3))
     await no_violations(easel, "mask")
     await dialog.get_by_role("button", name="Use this mask").click()
-    await expect(dialog).to_be_hidden(timeout=30_000)  # it was sent and checked
+    await expect(dialog).to_be_hidden()  # it was sent and checked
     brush = easel.locator("#refs").get_by_role("button", name="Paint what is drawn anew")
     await expect(brush).to_have_attribute("aria-pressed", "true")
     await expect(brush).to_be_focused()
@@ -89,7 +89,7 @@ async def test_a_mask_is_made_by_keys_alone_undone_and_taken_away(easel: Page, p
     await expect(dialog.get_by_role("button", name="Clear")).to_be_disabled()
     await dialog.get_by_role("region", name="Messages").get_by_role("button", name="Undo").press("Enter")
     await dialog.get_by_role("button", name="Use this mask").press("Enter")
-    await expect(dialog).to_be_hidden(timeout=30_000)
+    await expect(dialog).to_be_hidden()
     brush = easel.locator("#refs").get_by_role("button", name="Paint what is drawn anew")
     await expect(brush).to_have_attribute("aria-pressed", "true")
     await easel.reload()  # the draft keeps the mask, and what it was painted with

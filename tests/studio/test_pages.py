@@ -51,7 +51,7 @@ class Reader(HTMLParser):
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def visitor(studio: Stack) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=studio.url) as http:
+    async with httpx.AsyncClient(base_url=studio.url, timeout=60) as http:
         yield http
 
 

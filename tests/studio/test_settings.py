@@ -38,7 +38,7 @@ async def test_a_key_is_made_shown_once_works_and_is_revoked(seen: Watched, stud
         await row.get_by_role("button", name="Revoke").click()
         await expect(row).to_be_hidden()
         await page.goto("/jobs")  # leaving makes it so at once
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await http.get("/v1/jobs")).status_code != 401:
                 await asyncio.sleep(0.1)
 
@@ -116,7 +116,7 @@ async def test_a_webhook_is_made_tried_seen_in_its_log_and_sent_again(telling: s
         await expect(rows.first).to_contain_text("202")
         assert b"test" in told[0]
         await rows.first.get_by_role("button", name="Redeliver").press("Enter")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(told) < 2:
                 await asyncio.sleep(0.05)
         await expect(rows.first).to_contain_text("Delivered")

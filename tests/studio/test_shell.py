@@ -59,7 +59,8 @@ async def test_axe_finds_nothing_in_what_a_result_opens(page: Page, furnished: F
         ("On a product", "On a product"),
         ("As API call", "As API call"),
     ]:
-        await page.get_by_role("button", name=opener).first.click()
+        button = page.get_by_role("button", name=opener).first
+        await button.click()
         dialog = page.get_by_role("dialog", name=name)
         await expect(dialog).to_be_visible()
         for theme, width in (("dark", 1280), ("light", 390)):
@@ -69,7 +70,7 @@ async def test_axe_finds_nothing_in_what_a_result_opens(page: Page, furnished: F
             assert await page.evaluate(OVERFLOW) <= 0, (name, width)
         await page.keyboard.press("Escape")
         await expect(dialog).to_be_hidden()
-        assert await page.evaluate("document.activeElement.textContent.trim()") == opener
+        await expect(button).to_be_focused()
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -102,11 +103,11 @@ async def test_signing_out_leads_to_the_gate(new_page: NewPage) -> None:
 async def test_the_theme_is_kept_and_known_to_the_server(page: Page) -> None:
     await page.goto("/settings")
     await page.get_by_text("Light", exact=True).click()
-    assert await background(page) == "rgb(246, 245, 242)"
+    await expect(page.locator("body")).to_have_css("background-color", "rgb(246, 245, 242)")
     await page.goto("/jobs")
     assert await page.locator("html").get_attribute("data-theme") == "light"
     await page.keyboard.press("t")
-    assert await background(page) == "rgb(18, 18, 17)"
+    await expect(page.locator("body")).to_have_css("background-color", "rgb(18, 18, 17)")
 
 
 async def test_shortcuts_open_their_sheet_and_lead_to_pages_but_not_while_typing(page: Page) -> None:
@@ -151,7 +152,7 @@ async def test_a_picture_is_drawn_looked_at_and_closed_without_a_mouse(page: Pag
     await page.keyboard.press("ArrowRight")
     await page.keyboard.press("Escape")
     await expect(viewer).to_be_hidden()
-    assert await page.evaluate("document.activeElement.matches('#shots a')"), "focus did not come back"
+    await expect(picture).to_be_focused()
 
 
 @pytest.mark.parametrize("path", ["/jobs/nothing", "/settings/webhooks/nothing"])
@@ -167,10 +168,6 @@ async def no_violations(page: Page, where: str) -> None:
     found: list[dict[str, Any]] = results.response["violations"]
     told = [(each["id"], [node["html"][:160] for node in each["nodes"]]) for each in found]
     assert not told, (where, told)
-
-
-async def background(page: Page) -> str:
-    return str(await page.evaluate("getComputedStyle(document.body).backgroundColor"))
 
 
 async def tab_to(page: Page, selector: str, limit: int = 60) -> None:

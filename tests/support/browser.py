@@ -9,10 +9,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Browser, Page, Playwright, Response, async_playwright
+from playwright.async_api import Browser, Page, Playwright, Response, async_playwright, expect
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+PATIENCE_MS = 30_000
+"""For what a page shows or does in a second or two on a machine that does nothing else."""
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @contextlib.asynccontextmanager
@@ -80,7 +84,7 @@ async def watched(
         **context,
     }
     opened = await browser.new_context(base_url=url, **options)
-    opened.set_default_timeout(15_000)
+    opened.set_default_timeout(PATIENCE_MS)
     await opened.add_cookies(list(cookies))
     seen = Watched(await opened.new_page(), url)
     try:

@@ -53,7 +53,7 @@ def pooler(admin_url: str, folder: Path, mode: str = "transaction") -> Iterator[
         yield url
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def _owner() -> int:
@@ -61,7 +61,7 @@ def _owner() -> int:
 
 
 def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while True:
         try:
             psycopg.connect(url, connect_timeout=2).close()
