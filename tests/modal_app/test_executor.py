@@ -75,16 +75,18 @@ async def test_a_queued_call_is_canceled_at_once_and_makes_room(tmp_path: Path) 
         assert (await gpu.submit()).status_code == 202
 
 
-@pytest.mark.usefixtures("slow")
-async def test_a_running_call_ends_within_a_step_and_says_what_it_cost(tmp_path: Path) -> None:
+async def test_a_running_call_ends_within_a_step_and_says_what_it_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTANT_SECONDS", "60")
     async with service(tmp_path) as gpu:
         call_id = await gpu.accepted()
         await gpu.until(call_id, lambda call: call.stage == "generating")
         started = time.monotonic()
         await cancel(gpu, call_id)
         call = await gpu.ended(call_id)  # which the answer already was, unless this machine is very busy
-        assert time.monotonic() - started < 3
-        assert call.status == "canceled" and 0 < call.timing.gpu_seconds < 4 and call.result is None
+        assert time.monotonic() - started < 15
+        assert call.status == "canceled" and 0 < call.timing.gpu_seconds < 30 and call.result is None
         assert await cancel(gpu, call_id) == call
         key = call.key
         assert await gpu.accepted(key) == call_id  # a canceled call does not run again

@@ -133,15 +133,17 @@ async def test_a_queued_call_is_canceled_at_once(gpu: Client) -> None:
     assert await gpu.call(call.call_id) == call
 
 
-@pytest.mark.usefixtures("slow")
-async def test_a_running_call_ends_within_a_step_and_says_what_it_cost(gpu: Client) -> None:
+async def test_a_running_call_ends_within_a_step_and_says_what_it_cost(
+    gpu: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTANT_SECONDS", "60")
     call_id = await gpu.accepted()
     await gpu.until(call_id, lambda call: call.stage == "generating")
     began = time.monotonic()
     await cancel(gpu, call_id)
     call = await gpu.ended(call_id)  # which the answer already was, unless this machine is very busy
-    assert time.monotonic() - began < 3
-    assert call.status == "canceled" and 0 < call.timing.gpu_seconds < 4 and call.result is None
+    assert time.monotonic() - began < 15
+    assert call.status == "canceled" and 0 < call.timing.gpu_seconds < 30 and call.result is None
     assert await gpu.call(call_id) == call == await cancel(gpu, call_id)
     assert await gpu.accepted(call.key) == call_id
     assert (await gpu.call(call_id)).status == "canceled", "a canceled call does not run again"

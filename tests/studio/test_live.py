@@ -65,7 +65,9 @@ async def test_a_killed_gateway_costs_neither_the_draft_nor_the_picture(
         await expect(page.get_by_text("Connection lost")).to_be_visible()
         await page.locator("#prompt").fill("typed while nobody listened")
         await restart(product.gateway)
-        async with httpx.AsyncClient(base_url=product.url) as http:  # before the list listens again
+        async with httpx.AsyncClient(
+            base_url=product.url, timeout=60
+        ) as http:  # before the list listens again
             (await http.post("/v1/session", json={})).raise_for_status()
             (await http.post("/v1/jobs", json={"prompt": "asked meanwhile"})).raise_for_status()
 
