@@ -13,6 +13,7 @@ from playwright.async_api import Browser, Page
 
 from gateway.auth.sessions import COOKIE
 from gateway.embedded import add_user
+from tests.gateway.test_jobs import held_queue
 from tests.support.browser import Watched, chromium, watched
 from tests.support.stack import Stack, stack
 
@@ -61,7 +62,7 @@ async def furnished(studio: Stack) -> Furnished:
         done = await _draw(
             http, prompt="a lighthouse on black basalt at dusk", style="design/vintage", seed=7
         )
-        async with studio.held_queue():
+        async with held_queue(studio):
             failed = await _draw(http, prompt="a boat, much too late", expires_in_seconds=1)
         assert (done["status"], failed["status"]) == ("completed", "failed")
         token = http.cookies[COOKIE]

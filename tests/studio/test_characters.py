@@ -11,6 +11,7 @@ from playwright.async_api import Page, expect
 
 from gateway.studio.words import money
 from gateway.usage.history import Remembered
+from tests.gateway.test_jobs import held_queue
 from tests.studio.conftest import Furnished, NewPage
 from tests.studio.test_shell import OVERFLOW, no_violations, settled
 from tests.support.browser import Watched
@@ -88,7 +89,7 @@ async def test_a_photo_becomes_a_character_with_three_views_and_a_favorite(page:
     await expect(page.locator("#photo-shown")).to_be_visible()
     await page.get_by_role("checkbox").check()
     await page.get_by_role("radio", name="Watercolor").check(force=True)
-    async with studio.held_queue():
+    async with held_queue(studio):
         await page.get_by_role("button", name="Generate").click()
         await expect(page.get_by_role("heading", name="Generating reference images…")).to_be_visible()
     await expect(page.locator("#views img")).to_have_count(3)
@@ -195,7 +196,7 @@ async def test_the_workspace_draws_a_reference_a_portfolio_and_a_scene_and_delet
     suggested = await page.get_by_label("Prompt").input_value()
     assert suggested.startswith("Tove")
     await page.get_by_label("Prompt").fill("Tove in oilskins, full body")
-    async with studio.held_queue():
+    async with held_queue(studio):
         await page.get_by_role("button", name="Generate Reference").click()
         await expect(page.locator("#grid [data-pending]")).to_be_visible()
     await expect(page.locator("#grid [data-pending]")).to_have_count(0)

@@ -10,6 +10,7 @@ from playwright.async_api import Page, expect
 from psycopg.types.json import Jsonb
 
 from gateway.studio.drift import drift
+from tests.gateway.test_jobs import held_queue
 from tests.studio.conftest import Furnished, NewPage
 from tests.studio.test_characters import drawn, gone, told
 from tests.studio.test_shell import BYTES_LIMIT, OVERFLOW, REQUESTS_LIMIT, WEIGH, no_violations, settled
@@ -62,7 +63,7 @@ async def test_a_comic_from_nothing_to_panels_in_order(
     await dialog.get_by_role("checkbox", name="Axel").check(force=True)
     await expect(dialog.locator("[data-part=cast]")).to_have_text("In this order: Axel")
     panels = page.locator("#panels > li")
-    async with studio.held_queue():
+    async with held_queue(studio):
         await page.keyboard.press("Control+Enter")
         await expect(dialog).to_be_hidden()
         await expect(panels.first.get_by_text("Queued")).to_be_visible()
@@ -151,7 +152,7 @@ async def test_a_panel_says_that_it_is_queued_then_that_it_is_generated(page: Pa
     await page.get_by_role("button", name="Add Panel").click()
     await page.get_by_label("What happens").fill("a gull")
     await page.get_by_role("checkbox", name="Enhance prompt").uncheck()
-    async with studio.held_queue():
+    async with held_queue(studio):
         await page.get_by_role("dialog").get_by_role("button", name="Generate").click()
         panel = page.locator("#panels > li")
         await expect(panel.get_by_text("Queued")).to_be_visible()

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 from playwright.async_api import Page, expect
 
+from tests.gateway.test_jobs import held_queue
 from tests.studio.conftest import Furnished, NewPage
 from tests.studio.test_shell import no_violations, settled
 from tests.support.browser import Watched
@@ -37,7 +38,7 @@ async def test_words_become_a_picture_with_its_price_progress_and_facts(page: Pa
     await page.locator("#prompt").fill("a cyberpunk samurai with neon katana")
     await page.get_by_role("radio", name="Anime").first.check(force=True)
     await page.get_by_label("Seed", exact=True).fill("77")
-    async with studio.held_queue():
+    async with held_queue(studio):
         await page.get_by_role("button", name="Generate").click()
         await expect(page.get_by_text("Generating your design…")).to_be_visible()
         await expect(page.get_by_role("progressbar")).to_be_visible()

@@ -9,6 +9,7 @@ from playwright.async_api import Browser, expect
 from pypdf import PdfReader
 
 from gateway.embedded import add_user
+from tests.gateway.test_jobs import held_queue
 from tests.studio.test_shell import settled
 from tests.support.browser import watched
 from tests.support.stack import stack
@@ -35,7 +36,7 @@ async def test_a_drawing_becomes_a_character_and_the_character_a_finished_comic(
             {"name": "runa.png", "mimeType": "image/png", "buffer": drawing()}
         )
         await page.get_by_role("checkbox").check()
-        async with product.held_queue():
+        async with held_queue(product):
             await page.get_by_role("button", name="Generate").click()
             await expect(page.get_by_role("heading", name="Generating reference images…")).to_be_visible()
         for view in ("front", "side", "back"):
