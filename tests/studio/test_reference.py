@@ -10,7 +10,7 @@ from tests.support.stack import Stack
 
 
 async def test_every_operation_is_there_under_its_name(studio: Stack) -> None:
-    async with httpx.AsyncClient(base_url=studio.url) as http:
+    async with httpx.AsyncClient(base_url=studio.url, timeout=70) as http:
         document = (await http.get("/openapi.json")).json()
         page = await http.get("/docs")
         plain = await http.get("/docs", headers={"Accept-Encoding": "identity"})
