@@ -103,7 +103,7 @@ class Client:
         return Call.model_validate_json(answer.content)
 
     async def until(self, call_id: str, reached: Callable[[Call], bool]) -> Call:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):  # a busy machine may load a model first
             while not reached(call := await self.call(call_id)):
                 await asyncio.sleep(0.005)
         return call
@@ -153,7 +153,7 @@ class Gateway:
         return [event for event in found if kind in event.type]
 
     async def until(self, reached: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not reached():
                 await asyncio.sleep(0.01)
 

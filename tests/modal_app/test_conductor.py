@@ -28,7 +28,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def until(reached: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not reached():
             await asyncio.sleep(0.005)
 

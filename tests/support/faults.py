@@ -103,7 +103,7 @@ async def no_open_calls(product: Stack) -> bool:
     )
 
 
-async def eventually(check: Callable[[], Awaitable[bool]], within: float = 30) -> None:
+async def eventually(check: Callable[[], Awaitable[bool]], within: float = 120) -> None:
     async with asyncio.timeout(within):
         while not await check():
             await asyncio.sleep(0.1)

@@ -268,7 +268,7 @@ class User:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    async def ended(self, job_id: str, within: float = 30.0) -> dict[str, Any]:
+    async def ended(self, job_id: str, within: float = 120.0) -> dict[str, Any]:
         """The job once it has ended; fails when that takes longer than ``within`` seconds."""
         async with asyncio.timeout(within):
             while (job := await self.job(job_id))["status"] in ("queued", "processing"):
