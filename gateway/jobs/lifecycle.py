@@ -29,8 +29,8 @@ STORE_BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 60.0)
 """Seconds between tries to fetch and store pictures: three minutes, then ``storage_failed``."""
 POLL_GROWTH = (1, 2, 3)
 """Multiples of the webhook patience between two questions about a late call; the last one repeats."""
-INTERRUPTIONS = frozenset({"gpu_failed", "gpu_lost", "run_interrupted"})
-"""Codes of calls that ended because of the machine they ran on."""
+INTERRUPTIONS = frozenset({"gpu_failed", "gpu_lost", "run_interrupted", "source_unavailable"})
+"""Codes of calls that ended because of the machine they ran on, or of the one that has their files."""
 LOST_LIMIT = 3
 """Attempts at a call that the GPU service loses before its first step; each is free of charge."""
 STUMBLE_LIMIT = 3

@@ -52,14 +52,15 @@ async def test_characters_have_three_views_each_however_often_the_gateway_is_kil
             product, [row["id"] for row in product.rows("select id::text from public.generation_jobs")]
         )
         rows = product.rows(
-            """select c.id::text, c.status, array(
+            """select c.id::text, c.status, c.error_code, array(
                  select coalesce(i.view, i.kind) from public.character_images i
                  where i.character_id = c.id order by 1) as pictures
                from public.characters c"""
         )
         assert {row["id"] for row in rows} == set(made)
         for row in rows:
-            assert (row["status"], row["pictures"]) == ("ready", ["back", "front", "reference", "side"])
+            assert (row["status"], row["error_code"]) == ("ready", None)
+            assert row["pictures"] == ["back", "front", "reference", "side"]
         keys = {row["key"] for row in product.rows("select key from public.generated_assets")}
         assert set(product.objects()) == keys
         assert cut > 0, "no kill came between the first view and the last"

@@ -98,6 +98,13 @@ def test_a_machine_that_was_lost_before_its_first_step_is_replaced_a_few_times()
         assert lifecycle.after_failed_call(job, ended) == Fail("gpu_lost", "gone", True)
 
 
+def test_a_call_whose_files_could_not_be_fetched_is_made_again() -> None:
+    unread = call("failed", CallError(code="source_unavailable", message="503", retryable=True))
+    assert lifecycle.after_failed_call(JOB, unread) == Requeue(0.0, lost=True)
+    last = replace(JOB, attempt=lifecycle.LOST_LIMIT)
+    assert lifecycle.after_failed_call(last, unread) == Fail("source_unavailable", "503", True)
+
+
 def test_a_call_canceled_over_there_is_a_failure_here() -> None:
     assert lifecycle.after_failed_call(JOB, call("canceled")) == Fail(
         "call_canceled", "The call was canceled on the GPU service.", True
