@@ -1,5 +1,7 @@
 """What holds for every page: accessible, light, of its own files alone, and usable by the keyboard."""
 
+from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from playwright.async_api import Page, expect
 from tests.studio.conftest import Furnished, NewPage
 from tests.support.browser import Watched
 
+TEMPLATES = Path(__file__).parents[2] / "gateway/studio/templates"
 PAGES = ["/generate", "/generate?job={done}", "/generate?job={failed}", "/jobs", "/jobs/{failed}", "/costs"]
 PAGES += ["/costs?by=model", "/settings"]
 WIDTHS = [390, 1280]
@@ -20,6 +23,31 @@ WEIGH = """() => {
   return {bytes: own.reduce((sum, one) => sum + one.decodedBodySize, 0), names: own.map((one) => one.name)};
 }"""
 OVERFLOW = "document.documentElement.scrollWidth - innerWidth"
+
+
+class _Forms(HTMLParser):
+    """Those of a page that stand in no dialog."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[dict[str, str | None]] = []
+        self._dialogs = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._dialogs += tag == "dialog"
+        if tag == "form" and not self._dialogs:
+            self.found.append(dict(attrs))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._dialogs -= tag == "dialog"
+
+
+def test_no_form_sends_its_words_by_itself_before_the_script_is_there() -> None:
+    forms = _Forms()
+    for template in sorted(TEMPLATES.glob("*.html")):
+        forms.feed(template.read_text())
+    assert len(forms.found) > 5
+    assert [form for form in forms.found if form.get("method") != "dialog" and "action" not in form] == []
 
 
 async def settled(page: Page) -> None:

@@ -36,6 +36,20 @@ async def test_a_wrong_password_is_told_in_words_and_keeps_the_address(
     await no_violations(visitor.page, "a refused sign-in")
 
 
+async def test_a_password_sent_before_the_script_is_there_goes_nowhere(
+    browser: Browser, project: Project
+) -> None:
+    async with await browser.new_context(base_url=project.url, java_script_enabled=False) as context:
+        page = await context.new_page()
+        await page.goto("/jobs")
+        gate = page.url
+        await page.get_by_label("E-mail").fill(project.user.email)
+        await page.get_by_label("Password").fill(project.user.password)
+        await page.get_by_role("button", name="Sign in", exact=True).click()
+        await expect(page.get_by_label("Password")).to_have_value(project.user.password)
+        assert page.url == gate
+
+
 async def test_the_gate_is_for_everybody(visitor: Watched) -> None:
     page = visitor.page
     await page.goto("/generate")
