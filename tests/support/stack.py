@@ -230,7 +230,7 @@ class WebhookGate:
 
     async def _deliver(self, body: bytes, headers: dict[str, str], copies: int, late: float = 0.0) -> None:
         await asyncio.sleep(late)
-        async with httpx.AsyncClient(timeout=70) as http:
+        async with httpx.AsyncClient(timeout=httpx.Timeout(70, pool=None)) as http:
             for _ in range(copies):
                 await http.post(self.target, content=body, headers=headers)
 
@@ -245,7 +245,9 @@ class User:
     def __init__(self, gateway_url: str, admin_url: str, email: str, scopes: list[str]) -> None:
         self.id, self.key = add_key(admin_url, email, scopes)
         self.http = httpx.AsyncClient(
-            base_url=gateway_url, headers={"Authorization": f"Bearer {self.key}"}, timeout=70
+            base_url=gateway_url,
+            headers={"Authorization": f"Bearer {self.key}"},
+            timeout=httpx.Timeout(70, pool=None),
         )
 
     async def create(self, wait: int = 0, **body: Any) -> dict[str, Any]:
