@@ -137,6 +137,9 @@ async def _answer_of(content: bytes, *arguments: str) -> bytes:
     finally:
         if process.returncode is None:
             process.kill()
+            assert process.stdout is not None
+            while await process.stdout.read(2**18):
+                pass  # asyncio does not notice the end of a process before the end of what it has said
             await process.wait()
 
 

@@ -281,6 +281,24 @@ async def test_a_process_that_hangs_or_talks_without_end_is_ended(
     assert time.monotonic() - began < 60
 
 
+async def test_a_process_that_talks_is_ended_while_nobody_reads_what_it_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "sanitize.py"
+    program.write_text("import sys\nwhile True: sys.stdout.write('x' * 10**6)")
+    monkeypatch.setattr(pictures, "_PROGRAM", str(program))
+    monkeypatch.setattr(pictures, "ANSWER_LIMIT", 2**20)
+    process, kill = asyncio.subprocess.Process, asyncio.subprocess.Process.kill
+    late = 0.1  # a signal's way on a busy machine
+
+    def kill_late(self: asyncio.subprocess.Process) -> None:
+        asyncio.get_running_loop().call_later(late, kill, self)
+
+    monkeypatch.setattr(process, "kill", kill_late)
+    async with asyncio.timeout(60):
+        assert await refusal(encoded(drawn(), "PNG")) == "picture_broken"
+
+
 async def test_the_process_knows_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WEBHOOK_SECRET", "whsec_of_the_gateway")
     program = tmp_path / "sanitize.py"
