@@ -40,8 +40,9 @@ class Callback:
         self._first_delay_seconds = first_delay_seconds
 
     async def __aenter__(self) -> "Callback":
+        trust = httpx.create_ssl_context() if urlsplit(self._url).scheme == "https" else True
         self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=httpx.create_ssl_context()),
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=trust),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=TIMEOUT,
         )

@@ -6,32 +6,23 @@ stays "in progress", nobody asks who is calling, and nothing is counted: that is
 does besides.
 """
 
-import base64
 import os
 import sys
 from typing import Any
 
 import bentoml
 
-from modal_app import catalog
-from modal_app.contract import ImageRequest
-from modal_app.engine import instant
-from modal_app.work import encoded
+from scripts.instant_drawing import Drawing
 
 
 @bentoml.service(workers=1, logging={"access": {"enabled": False}})
 class Draw:
     def __init__(self) -> None:
-        model = catalog.find("instant")
-        assert model is not None
-        self._engine = instant.load(model)
+        self._drawing = Drawing()
 
     @bentoml.task
     def draw(self, request: dict[str, Any]) -> dict[str, str]:
-        wanted = ImageRequest.model_validate(request)
-        drawing = self._engine.run(wanted, {}, lambda *_: None, lambda: False)
-        (content,) = encoded(wanted, drawing, recipe_secret="")
-        return {"b64_json": base64.b64encode(content).decode()}
+        return self._drawing.of(request)
 
 
 if __name__ == "__main__":

@@ -5,29 +5,20 @@ it as base64 in JSON.  Nothing is kept, nobody asks who is calling, and a pictur
 that has left is lost: that is the work which the gateway does besides.
 """
 
-import base64
 import os
 from typing import Any
 
 import litserve
 
-from modal_app import catalog
-from modal_app.contract import ImageRequest
-from modal_app.engine import instant
-from modal_app.work import encoded
+from scripts.instant_drawing import Drawing
 
 
 class Draw(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
-        model = catalog.find("instant")
-        assert model is not None
-        self._engine = instant.load(model)
+        self._drawing = Drawing()
 
     def predict(self, request: dict[str, Any]) -> dict[str, str]:
-        wanted = ImageRequest.model_validate(request)
-        drawing = self._engine.run(wanted, {}, lambda *_: None, lambda: False)
-        (content,) = encoded(wanted, drawing, recipe_secret="")
-        return {"b64_json": base64.b64encode(content).decode()}
+        return self._drawing.of(request)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
 """``/v1/comics``: comics, their members and their chapters.  Panels have ``panel_routes``."""
 
-from collections.abc import AsyncIterator
 from typing import Annotated, cast
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
 
 from gateway.auth import AuthenticatedRoute, Generator, Reader
 from gateway.comics import schemas
 from gateway.comics.rendering import ComicRenderer
 from gateway.comics.service import Comics
 from gateway.comics.watching import ComicEvents
-from gateway.jobs.streams import LastEventId, documented, event_id, event_stream
+from gateway.jobs.streams import LastEventId, documented, event_id, event_stream, told
 
 router = APIRouter(route_class=AuthenticatedRoute, tags=["comics"])
 
@@ -91,14 +90,7 @@ async def stream_comic_events(
     """
     watching = cast(ComicEvents, request.app.state.comic_events)
     after = await watching.start(caller, project_id, event_id(last_event_id))
-
-    async def events() -> AsyncIterator[ServerSentEvent]:
-        async for number, event, panel, job in watching.stream(caller, project_id, after):
-            shown = await render.event(panel, job)
-            yield ServerSentEvent(shown.model_dump_json(), event=event, id=str(number))
-            del panel, job, shown  # not kept while there is nothing to tell
-
-    return event_stream(events())
+    return event_stream(told(watching.stream(caller, project_id, after), render.event))
 
 
 @router.get("/v1/comics/{project_id}/members")

@@ -1,13 +1,12 @@
 """``/v1/jobs``, its event streams, the GPU service's webhook, and the compatibility paths."""
 
-from collections.abc import AsyncIterator
 from typing import Annotated, cast
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from psycopg.rows import DictRow
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
 from starlette.background import BackgroundTask
 
 from gateway.auth import AuthenticatedRoute, Generator, Principal, Reader
@@ -18,7 +17,7 @@ from gateway.jobs.callbacks import Callbacks
 from gateway.jobs.estimates import Estimates
 from gateway.jobs.rendering import Renderer, etag, jobs_etag
 from gateway.jobs.service import JobService, Replay
-from gateway.jobs.streams import LastEventId, documented, event_id, event_stream
+from gateway.jobs.streams import LastEventId, documented, event_id, event_stream, told
 from gateway.jobs.submission import Submitted
 from modal_app.contract import EVENT_LIMIT_BYTES
 
@@ -225,12 +224,5 @@ def _metadata(request: Request) -> dict[str, str]:
 def _event_stream(
     service: JobService, render: Renderer, caller: Principal, job_id: UUID | None, last_event_id: str | None
 ) -> EventSourceResponse:
-    after = event_id(last_event_id)
-
-    async def events() -> AsyncIterator[ServerSentEvent]:
-        async for number, event, row in service.stream(caller, job_id, after):
-            shown = await render.event(row)
-            yield ServerSentEvent(shown.model_dump_json(), event=event, id=str(number))
-            del row, shown  # not kept while there is nothing to tell
-
-    return event_stream(events())
+    moves = service.stream(caller, job_id, event_id(last_event_id))
+    return event_stream(told(moves, render.event))

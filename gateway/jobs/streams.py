@@ -1,9 +1,10 @@
 """Answers that are streams of events: how they are asked for, sent and documented."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import Header
+from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from gateway.errors import Malformed
@@ -25,6 +26,16 @@ def event_id(text: str | None) -> int | None:
     if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise Malformed("Last-Event-ID is not an id of this stream.", code="invalid_last_event_id")
     return int(text)
+
+
+async def told(
+    moves: AsyncIterator[tuple[Any, ...]], show: Callable[..., Awaitable[BaseModel]]
+) -> AsyncIterator[ServerSentEvent]:
+    """Each of ``moves``, (id, event, what ``show`` is given), as it is sent."""
+    async for number, event, *facts in moves:
+        shown = await show(*facts)
+        yield ServerSentEvent(shown.model_dump_json(), event=event, id=str(number))
+        del facts, shown  # not kept while there is nothing to tell
 
 
 def event_stream(
