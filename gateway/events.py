@@ -15,6 +15,7 @@ import psycopg
 import structlog
 from psycopg_pool import PoolTimeout
 
+from gateway import tasks
 from gateway.db import Database
 
 log = structlog.get_logger()
@@ -101,9 +102,7 @@ class EventHub:
         self._closed = True
         self._end(self._listeners)
         if self._task:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await tasks.end([self._task])
 
     def hint(self) -> None:
         """A job moved in this process: look at the log now."""

@@ -16,7 +16,7 @@ import psycopg
 import structlog
 from psycopg_pool import PoolTimeout
 
-from gateway import tracing
+from gateway import tasks, tracing
 from gateway.config import Settings
 from gateway.events import EventHub
 from gateway.jobs import lifecycle
@@ -90,12 +90,10 @@ class Worker:
         self._stopped.set()
         self._wake.set()
         self._swept.set()
-        unfinished = {*self._loops, *self._running}
-        if unfinished:
+        if unfinished := {*self._loops, *self._running}:
             await asyncio.wait(unfinished, timeout=GRACE_SECONDS)
-        for task in unfinished:
-            task.cancel()
-        await asyncio.gather(*unfinished, return_exceptions=True)
+        await tasks.end(self._loops)  # first, because they start steps
+        await tasks.end(self._running)
 
     def wake(self) -> None:
         """Something may be due now."""

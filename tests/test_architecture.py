@@ -56,6 +56,7 @@ INFRASTRUCTURE = [
     "logs",
     "metrics",
     "rates",
+    "tasks",
     "tracing",
 ]
 CONTRACT = ["modal_app.contract", "modal_app.catalog", "styles"]

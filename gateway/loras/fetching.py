@@ -21,6 +21,7 @@ import structlog
 from psycopg.rows import DictRow
 from psycopg_pool import PoolTimeout
 
+from gateway import tasks
 from gateway.config import Settings
 from gateway.errors import ApiError
 from gateway.loras.places import Places
@@ -72,10 +73,9 @@ class Fetcher:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        unfinished = [*([self._loop] if self._loop else []), *self._tasks.values()]
-        for task in unfinished:
-            task.cancel()
-        await asyncio.gather(*unfinished, return_exceptions=True)
+        if self._loop:
+            await tasks.end([self._loop])  # first, because it starts the others
+        await tasks.end(self._tasks.values())
 
     def start(self, row: DictRow) -> None:
         """Fetch a LoRA whose lease was just taken."""

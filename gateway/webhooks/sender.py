@@ -21,7 +21,7 @@ from psycopg.rows import DictRow
 from psycopg_pool import PoolTimeout
 from standardwebhooks.webhooks import Webhook
 
-from gateway import tracing
+from gateway import tasks, tracing
 from gateway.db import Database
 from gateway.outside import Outside, OutsideError
 from gateway.webhooks import statements as sql
@@ -82,8 +82,7 @@ class Sender:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self._loop.cancel()
-        await asyncio.gather(self._loop, return_exceptions=True)
+        await tasks.end([self._loop])
 
     def wake(self) -> None:
         """Something may wait to be sent."""

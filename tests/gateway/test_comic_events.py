@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from gateway import events as log
+from gateway import tasks
 from gateway.app import create_app
 from tests.gateway.test_comics import begun, code_of, joined
 from tests.gateway.test_jobs import Event, held_queue, read_events
@@ -55,8 +56,7 @@ async def following(user: User, path: str) -> AsyncIterator[asyncio.Queue[Event 
             await open_.wait()
             yield events
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await tasks.end([task])
 
 
 @contextlib.asynccontextmanager

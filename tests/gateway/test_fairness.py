@@ -11,6 +11,7 @@ import httpx
 import psycopg
 import pytest
 
+from gateway import tasks
 from gateway.auth import key_sha256, new_key
 from gateway.embedded import add_key
 from tests.support.stack import Stack, stack
@@ -83,8 +84,7 @@ async def watched(product: Stack) -> AsyncIterator[list[dict[str, Any]]]:
     try:
         yield seen
     finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        await tasks.end([watching])
 
 
 async def started(product: Stack, users: list[UUID], within: float) -> None:
