@@ -1,5 +1,6 @@
-"""From nothing to a finished comic in a browser, on the whole product; diffusion draws every picture."""
+"""Whole journeys in a browser, on the whole product; diffusion draws every picture."""
 
+import asyncio
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,10 @@ from pypdf import PdfReader
 from gateway.embedded import add_user
 from tests.gateway.test_jobs import held_queue
 from tests.studio.test_shell import settled
+from tests.studio.test_sign_in import sign_in
 from tests.support.browser import watched
-from tests.support.stack import stack
+from tests.support.project import project_of
+from tests.support.stack import free_port, gpu_process, stack
 
 DRAWN_WITHIN_MS = 90_000
 PANELS = {"Runa on a beach, by day": ["Runa"], "a forest, at night": []}
@@ -74,6 +77,51 @@ async def test_a_drawing_becomes_a_character_and_the_character_a_finished_comic(
     assert all(words.upper() in " ".join(lettering.split()) for words in PANELS)
     drawn = product.rows("select width, height, seed from public.generated_assets order by created_at")
     assert len(drawn) == 6, "a portrait, three views, two panels"
+
+
+async def test_words_become_a_design_on_a_product_in_the_cart_of_whoever_signed_in(
+    new_database: Callable[[], str], new_folder: Callable[[], Path], browser: Browser
+) -> None:
+    folder, port, gpu_port = new_folder(), free_port(), free_port()
+    gpu = gpu_process(folder, gpu_port, f"http://127.0.0.1:{port}/api/generate/webhook")
+    await asyncio.to_thread(gpu.start)
+    served = {"port": port, "gpu_url": gpu.url, "worker": True}
+    try:
+        async with (
+            project_of(new_database(), folder, **served) as project,
+            watched(browser, project.url) as seen,
+        ):
+            page = seen.page
+            await page.goto("/")
+            await sign_in(page, project.user.email, project.user.password)
+            await settled(page)
+            await page.locator("#prompt").fill("A cyberpunk samurai with neon katana")
+            await page.get_by_role("radio", name="Anime").first.check(force=True)
+            await page.get_by_text("More", exact=True).click()
+            await page.get_by_label("Product", exact=True).fill("mug")
+            await page.get_by_role("button", name="Generate").click()
+            await expect(page.get_by_text("Generating your design…")).to_be_visible()
+            await expect(page.locator("#shots img")).to_be_visible(timeout=DRAWN_WITHIN_MS)
+
+            await page.get_by_role("button", name="On a product").click()
+            designer = page.get_by_role("dialog", name="On a product")
+            await expect(designer.get_by_role("radio", name="Mug")).to_be_checked()
+            shown = await designer.get_by_alt_text("The picture on the product").get_attribute("src")
+            await designer.get_by_label("Across").focus()
+            await page.keyboard.press("ArrowRight")
+            await designer.get_by_label("Cart reference").fill("cart-0815")
+            await designer.get_by_role("button", name="Keep the placement").click()
+            await expect(designer).to_be_hidden()
+            answer = await page.request.get("/v1/jobs?metadata.cart_ref=cart-0815")
+            (job,) = (await answer.json())["data"]
+    finally:
+        await asyncio.to_thread(gpu.stop)
+
+    assert (job["status"], job["style"]) == ("completed", "design/anime")
+    assert job["prompt"]["input"] == "A cyberpunk samurai with neon katana"
+    assert shown and job["images"][0]["id"] in shown, "the design in the cart is the one that was seen"
+    mockup = {"product": "mug", "placement_x": 51, "placement_y": 50, "placement_size": 80}
+    assert mockup.items() <= job["metadata"].items()
 
 
 def drawing() -> bytes:

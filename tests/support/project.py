@@ -18,7 +18,7 @@ NO_GPU = "http://127.0.0.1:9"
 
 
 class Project:
-    """Who asks it for pictures waits for ever: there is no GPU service, and no worker to ask one."""
+    """Who asks it for pictures waits for ever, unless ``project_of`` was given a GPU service and a worker."""
 
     def __init__(self, app: FastAPI, url: str, admin_url: str, auth: AuthServer) -> None:
         self.app, self.url, self.admin_url, self.auth = app, url, admin_url, auth
@@ -51,9 +51,11 @@ class Project:
 
 
 @contextlib.asynccontextmanager
-async def project_of(admin_url: str, folder: Path, **overrides: Any) -> AsyncIterator[Project]:
-    """A gateway and its Supabase project."""
-    auth, port = AuthServer(), free_port()
+async def project_of(
+    admin_url: str, folder: Path, *, port: int | None = None, gpu_url: str = NO_GPU, **overrides: Any
+) -> AsyncIterator[Project]:
+    """A gateway and its Supabase project; it works on jobs with ``worker=True``."""
+    auth, port = AuthServer(), port or free_port()
     async with serve(auth.app) as auth.url:
         settings = {
             "supabase_url": auth.url,
@@ -62,6 +64,6 @@ async def project_of(admin_url: str, folder: Path, **overrides: Any) -> AsyncIte
             "worker": False,
             **overrides,
         }
-        app = create_app(gateway_settings(admin_url, folder, port, NO_GPU, **settings))
+        app = create_app(gateway_settings(admin_url, folder, port, gpu_url, **settings))
         async with serve(app, port) as url:
             yield Project(app, url, admin_url, auth)
