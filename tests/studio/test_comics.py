@@ -13,7 +13,7 @@ from gateway.studio.drift import drift
 from tests.gateway.test_jobs import held_queue
 from tests.studio.conftest import Furnished, NewPage
 from tests.studio.test_characters import drawn, gone, told
-from tests.studio.test_shell import BYTES_LIMIT, OVERFLOW, REQUESTS_LIMIT, WEIGH, no_violations, settled
+from tests.studio.test_shell import BYTES_LIMIT, REQUESTS_LIMIT, WEIGH, no_violations_anywhere, settled
 from tests.support.browser import Watched
 from tests.support.stack import Stack, User
 
@@ -55,10 +55,7 @@ async def test_a_comic_from_nothing_to_panels_in_order(
     enhance = dialog.get_by_role("checkbox", name="Enhance prompt")
     await expect(enhance).to_be_checked()
     await expect(dialog.locator("[data-part=price]")).to_contain_text("$")
-    await no_violations(page, "add panel")
-    await page.set_viewport_size({"width": 390, "height": 844})
-    assert await dialog.evaluate("(one) => one.scrollWidth - one.clientWidth") <= 0, "wider than a phone"
-    await page.set_viewport_size({"width": 1280, "height": 860})
+    await no_violations_anywhere(page, "add panel")
     await dialog.get_by_label("What happens").fill("Axel climbs a spiral stair")
     await dialog.get_by_role("checkbox", name="Axel").check(force=True)
     await expect(dialog.locator("[data-part=cast]")).to_have_text("In this order: Axel")
@@ -107,7 +104,7 @@ async def test_a_comic_from_nothing_to_panels_in_order(
     debug = page.get_by_role("dialog", name="Debug")
     await expect(debug.locator("[data-part=enhanced]")).to_have_text("a spiral stair by lantern light, 35 mm")
     await expect(debug.get_by_alt_text("front")).to_be_visible()
-    await no_violations(page, "debug")
+    await no_violations_anywhere(page, "debug")
     await page.keyboard.press("Escape")
     await panels.nth(1).get_by_role("button", name="Debug").click()
     await expect(debug).to_contain_text("a lamp is lit")
@@ -115,14 +112,7 @@ async def test_a_comic_from_nothing_to_panels_in_order(
     await page.keyboard.press("Escape")
     await expect(debug).to_be_hidden()
 
-    for theme in ("dark", "light"):
-        for width in (390, 1280):
-            await page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
-            await page.set_viewport_size({"width": width, "height": 844})
-            await no_violations(page, f"comic {theme} {width}")
-            assert await page.evaluate(OVERFLOW) <= 0, width
-
-    await page.set_viewport_size({"width": 1280, "height": 844})
+    await no_violations_anywhere(page, "comic")
     await tabs.get_by_role("button", name="Add Chapter").click()
     await page.get_by_role("dialog", name="Add Chapter").get_by_label("Name").fill("Low tide")
     await page.get_by_role("button", name="Add", exact=True).click()
@@ -192,12 +182,7 @@ async def test_consistency_shows_on_panels_and_as_a_chart_of_the_chapter(page: P
     await expect(rows).to_have_text(
         [re.compile(each) for each in (r"1\s*92\s*81", r"2\s*74\s*40.*hat", r"3\s*88\s*–")]
     )
-    for theme in ("dark", "light"):
-        for width in (390, 1280):
-            await page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
-            await page.set_viewport_size({"width": width, "height": 844})
-            await no_violations(page, f"drift {theme} {width}")
-            assert await page.evaluate(OVERFLOW) <= 0, width
+    await no_violations_anywhere(page, "drift")
     await drifted.click()
     await expect(page.get_by_role("dialog", name="Debug")).to_contain_text("Calls of the GPU service")
     await page.keyboard.press("Escape")
@@ -256,9 +241,7 @@ async def test_members_are_invited_given_another_role_dismissed_and_called_back(
     await dialog.get_by_role("button", name="Add").click()
     role = dialog.get_by_label(f"Role of {str(friend.id)[:8]}")
     await expect(role).to_have_value("viewer")
-    await no_violations(page, "members")
-    await page.set_viewport_size({"width": 390, "height": 844})
-    assert await dialog.evaluate("(one) => one.scrollWidth - one.clientWidth") <= 0, "wider than a phone"
+    await no_violations_anywhere(page, "members")
     await role.select_option("editor")
     await expect(page.locator(".toast").last).to_have_text("Now editor")
     assert (await friend.http.get(f"/v1/comics/{comic['id']}")).json()["role"] == "editor"
@@ -313,7 +296,7 @@ async def test_the_list_tells_of_each_comic_and_its_cast(new_page: NewPage, furn
         await page.goto("/comics")
         await settled(page)
         await expect(page.get_by_role("link", name="Signal Fire")).to_contain_text("1 chapter · 0 panels")
-        await no_violations(page, "comics")
+        await no_violations_anywhere(page, "comics")
         await page.goto(f"/comics/project/{made['id']}/character")
         await expect(page.get_by_text("Nobody here yet")).to_be_visible()
         await page.get_by_role("link", name="Make the first character").click()

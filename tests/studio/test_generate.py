@@ -10,7 +10,7 @@ from playwright.async_api import Page, expect
 
 from tests.gateway.test_jobs import held_queue
 from tests.studio.conftest import Furnished, NewPage
-from tests.studio.test_shell import no_violations, settled
+from tests.studio.test_shell import no_violations_anywhere, settled
 from tests.support.browser import Watched
 from tests.support.stack import Stack
 
@@ -137,7 +137,7 @@ async def test_a_result_has_variations(page: Page, furnished: Furnished) -> None
     await expect(before).to_have_css("clip-path", "inset(0px 50% 0px 0px)")
     await page.keyboard.press("ArrowLeft")
     await expect(before).to_have_css("clip-path", "inset(0px 51% 0px 0px)")
-    await no_violations(page, "compare")
+    await no_violations_anywhere(page, "compare")
     await viewer.get_by_role("button", name="Next picture").click()
     await expect(before).to_be_hidden()
 
@@ -224,7 +224,7 @@ async def test_a_result_is_placed_on_a_product_and_kept_for_the_cart(
         await page.keyboard.press(key)
     after = await design.bounding_box()
     assert after and after["width"] > before["width"] * 1.7
-    await no_violations(page, "mock-up")
+    await no_violations_anywhere(page, "mock-up")
     await dialog.get_by_label("Cart reference").fill("cart-4711")
     await dialog.get_by_role("button", name="Keep the placement").click()
     await expect(dialog).to_be_hidden()

@@ -12,7 +12,7 @@ from playwright.async_api import Browser, Locator, Page, expect
 from gateway.embedded import add_user
 from tests.studio.conftest import Furnished, NewPage
 from tests.studio.test_generate import studio_job
-from tests.studio.test_shell import OVERFLOW, no_violations, settled
+from tests.studio.test_shell import OVERFLOW, no_violations, no_violations_anywhere, settled
 from tests.support.browser import watched
 from tests.support.stack import Stack, stack
 
@@ -60,7 +60,7 @@ async def test_only_what_is_painted_is_drawn_anew(easel: Page, painting: Stack) 
     await easel.keyboard.press("Control+z")
     await dialog.get_by_text("Erase", exact=True).click()
     await stroke(easel, canvas, (0.65, 0.3), (0.7, 0.3))
-    await no_violations(easel, "mask")
+    await no_violations_anywhere(easel, "mask")
     await dialog.get_by_role("button", name="Use this mask").click()
     await expect(dialog).to_be_hidden()  # it was sent and checked
     brush = easel.locator("#refs").get_by_role("button", name="Paint what is drawn anew")
