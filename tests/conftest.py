@@ -5,7 +5,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of many threads on few cores crawl
 
 from gateway.embedded import EmbeddedPostgres
-from tests.support.stack import database
+from tests.support.stack import create_database
 
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")  # how long an example takes says what else the machine does, and nothing more
@@ -30,12 +29,11 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 
 
 @pytest.fixture(scope="session")
-def new_database(postgres: EmbeddedPostgres) -> Iterator[Callable[[], str]]:
-    """Makes fresh databases, each dropped at the end; returns the owner's URL."""
+def new_database(postgres: EmbeddedPostgres) -> Callable[[], str]:
+    """Makes fresh databases, which go with their server; returns the owner's URL."""
     numbers = itertools.count()
     server = postgres.admin_url.replace("/postgres?", "/template1?")
-    with ExitStack() as stack:
-        yield lambda: stack.enter_context(database(server, "postgres", f"test_{next(numbers)}"))
+    return lambda: create_database(server, "postgres", f"test_{next(numbers)}")
 
 
 @pytest.fixture

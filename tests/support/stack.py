@@ -40,18 +40,13 @@ UNLIMITED = {
 }
 
 
-@contextlib.contextmanager
-def database(server_url: str, template: str, name: str) -> Iterator[str]:
-    """A fresh database, copied from a migrated template; yields its URL for the owner."""
+def create_database(server_url: str, template: str, name: str) -> str:
+    """The owner's URL of a fresh database, copied from a migrated template."""
     with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute(
             sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
         )
-    try:
-        yield server_url.replace("/template1?", f"/{name}?")
-    finally:
-        with psycopg.connect(server_url, autocommit=True) as connection:
-            connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+    return server_url.replace("/template1?", f"/{name}?")
 
 
 PORTS = range(20_000, 32_000, 200)
