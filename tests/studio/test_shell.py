@@ -68,9 +68,22 @@ async def test_axe_finds_nothing_and_nothing_overflows(
         assert await seen.page.evaluate(OVERFLOW) <= 0, (path, 2560)
 
 
-@pytest.mark.parametrize("name", ["help", "new-key", "new-webhook"])
-async def test_axe_finds_nothing_in_an_open_dialog(page: Page, name: str) -> None:
-    await page.goto("/settings")
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/settings", "help"),
+        ("/settings", "new-key"),
+        ("/settings", "new-webhook"),
+        ("/settings", "secret"),
+        ("/generate", "template-dialog"),
+        ("/comics", "new-comic"),
+        ("/comics/{comic}", "add-chapter"),
+        ("/comics/{comic}", "rename-chapter"),
+    ],
+)
+async def test_axe_finds_nothing_in_an_open_dialog(page: Page, path: str, name: str) -> None:
+    comic = await (await page.request.post("/v1/comics", data={"name": "Signal Fire"})).json()
+    await page.goto(path.format(comic=comic["id"]))
     await settled(page)
     await page.evaluate("(id) => document.getElementById(id).showModal()", name)
     await no_violations_anywhere(page, name)
