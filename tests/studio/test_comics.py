@@ -6,14 +6,14 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Locator, Page, expect
 from psycopg.types.json import Jsonb
 
 from gateway.studio.drift import drift
 from tests.gateway.test_jobs import held_queue
 from tests.studio.conftest import Furnished, NewPage
 from tests.studio.test_characters import drawn, gone, told
-from tests.studio.test_shell import BYTES_LIMIT, REQUESTS_LIMIT, WEIGH, no_violations_anywhere, settled
+from tests.studio.test_shell import BYTES_LIMIT, REQUESTS_LIMIT, WEIGH, begun, no_violations_anywhere, settled
 from tests.support.browser import Watched
 from tests.support.stack import Stack, User
 
@@ -33,17 +33,17 @@ MIDDLES = """(items) => items.map((item) => {
 })"""
 
 
-async def carry(page: Page, items: str, start: int, end: int) -> None:
+async def carry(items: Locator, start: int, end: int) -> None:
     """One item to where another is, as a hand does it, whatever the page fetches meanwhile.
 
     `drag_to` swallows the press where an item was exchanged between its look at the item and the
     press, tries again with the button still down, and loses the drag.
     """
-    middles = await page.locator(items).evaluate_all(MIDDLES)
-    await page.mouse.move(*middles[start])
-    await page.mouse.down()
-    await page.mouse.move(*middles[end])
-    await page.mouse.up()
+    middles, mouse = await items.evaluate_all(MIDDLES), items.page.mouse
+    await mouse.move(*middles[start])
+    await mouse.down()
+    await mouse.move(*middles[end])
+    await mouse.up()
 
 
 async def test_the_addresses_of_a_comics_document_lead_here(studio: Stack) -> None:
@@ -98,7 +98,7 @@ async def test_a_comic_from_nothing_to_panels_in_order(
     await expect(panels.nth(1)).to_contain_text("a ship answers")
     assert await page.evaluate("document.activeElement.closest('li').textContent.includes('a ship answers')")
     async with page.expect_response("**/panels/order"):
-        await carry(page, "#panels > li", 0, 2)
+        await carry(panels, 0, 2)
     await expect(panels.nth(2)).to_contain_text("Axel climbs")
     comic = await told(page, f"/v1/comics/{page.url.rpartition('/')[2]}")
     order = [panel["prompt"] for panel in comic["chapters"][0]["panels"]]
@@ -310,7 +310,7 @@ async def test_a_cold_page_of_a_comic_or_a_character_is_light(
 async def test_the_list_tells_of_each_comic_and_its_cast(new_page: NewPage, furnished: Furnished) -> None:
     async with new_page() as seen:
         page = seen.page
-        made = await (await page.request.post("/v1/comics", data={"name": "Signal Fire"})).json()
+        made = await begun(page, "Signal Fire")
         await page.goto("/comics")
         await settled(page)
         await expect(page.get_by_role("link", name="Signal Fire")).to_contain_text("1 chapter · 0 panels")
@@ -325,11 +325,6 @@ async def test_the_list_tells_of_each_comic_and_its_cast(new_page: NewPage, furn
         await expect(page.get_by_role("link", name="Signal Fire")).to_be_hidden()
         await page.goto("/jobs")  # leaving makes it so at once
         await gone(page, f"/v1/comics/{made['id']}")
-
-
-async def begun(page: Page, name: str) -> dict[str, Any]:
-    answer = await page.request.post("/v1/comics", data={"name": name})
-    return dict(await answer.json())
 
 
 async def panel_of(page: Page, comic: dict[str, Any]) -> dict[str, Any]:

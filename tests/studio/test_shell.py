@@ -56,6 +56,12 @@ async def settled(page: Page) -> None:
     await expect(page.locator("body[data-ready] #main")).to_be_attached()
 
 
+async def begun(page: Page, name: str) -> dict[str, Any]:
+    """A new comic, as the API shows it."""
+    answer = await page.request.post("/v1/comics", data={"name": name})
+    return dict(await answer.json())
+
+
 @pytest.mark.parametrize("path", PAGES)
 async def test_axe_finds_nothing_and_nothing_overflows(
     new_page: NewPage, furnished: Furnished, path: str
@@ -82,7 +88,7 @@ async def test_axe_finds_nothing_and_nothing_overflows(
     ],
 )
 async def test_axe_finds_nothing_in_an_open_dialog(page: Page, path: str, name: str) -> None:
-    comic = await (await page.request.post("/v1/comics", data={"name": "Signal Fire"})).json()
+    comic = await begun(page, "Signal Fire")
     await page.goto(path.format(comic=comic["id"]))
     await settled(page)
     await page.evaluate("(id) => document.getElementById(id).showModal()", name)
