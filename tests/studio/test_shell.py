@@ -88,7 +88,7 @@ async def test_axe_finds_nothing_and_nothing_overflows(
     ],
 )
 async def test_axe_finds_nothing_in_an_open_dialog(page: Page, path: str, name: str) -> None:
-    comic = await begun(page, "Signal Fire")
+    comic = await begun(page, "Night Watch")
     await page.goto(path.format(comic=comic["id"]))
     await settled(page)
     await page.evaluate("(id) => document.getElementById(id).showModal()", name)
